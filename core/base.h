@@ -14,26 +14,26 @@
 #include <stdint.h>
 #include <string.h>
 
-#define must_check __attribute__((warn_unused_result))
-#define maybe_unused __attribute__((__unused__))
+#define must_check                 __attribute__((warn_unused_result))
+#define maybe_unused               __attribute__((__unused__))
 #define printf_like(format, first) __attribute__((format(printf, format, first)))
-#define cold_path __attribute__((__cold__, __noinline__))
+#define cold_path                  __attribute__((__cold__, __noinline__))
 
 #define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define container_of(pointer, type, member)                                                        \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
-#define likely(condition) __builtin_expect(!!(condition), 1)
+#define likely(condition)   __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* Data written by different cores sits this far apart (adjacent-line prefetch). */
 #define CACHE_LINE_BYTES 128
 
-#define KIB ((uint64_t)1024)
-#define MIB (KIB * 1024)
-#define GIB (MIB * 1024)
+#define KIB       ((uint64_t)1024)
+#define MIB       (KIB * 1024)
+#define GIB       (MIB * 1024)
 #define NS_PER_US ((uint64_t)1000)
 #define NS_PER_MS ((uint64_t)1000000)
-#define NS_PER_S ((uint64_t)1000000000)
+#define NS_PER_S  ((uint64_t)1000000000)
 
 /* A borrowed, immutable run of bytes. {NULL, 0} is the empty one. */
 struct bytes {

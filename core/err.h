@@ -72,10 +72,8 @@ enum err_action { ERR_ACTION_CLIENT, ERR_ACTION_RETRY, ERR_ACTION_REPAIR, ERR_AC
     X(CORRUPT_CLUSTER, 5113, REPAIR, DATA_LOSS, "etcdserver: corrupt cluster")                     \
     X(INVALID_API_VERSION, 5114, CLIENT, INVALID_ARGUMENT,                                         \
       "etcdserver: invalid client api version")                                                    \
-    X(STREAM_SORT, 5115, CLIENT, UNIMPLEMENTED,                                                    \
-      "RangeStream does not support custom sort orders")                                           \
-    X(STREAM_FILTER, 5116, CLIENT, UNIMPLEMENTED,                                                  \
-      "RangeStream does not support revision filters")                                             \
+    X(STREAM_SORT, 5115, CLIENT, UNIMPLEMENTED, "RangeStream does not support custom sort orders") \
+    X(STREAM_FILTER, 5116, CLIENT, UNIMPLEMENTED, "RangeStream does not support revision filters") \
     /* consensus and membership */                                                                 \
     X(NOT_LEADER, 5200, RETRY, FAILED_PRECONDITION, "etcdserver: not leader")                      \
     X(NO_LEADER, 5201, RETRY, UNAVAILABLE, "etcdserver: no leader")                                \

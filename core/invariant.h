@@ -2,8 +2,8 @@
  * invariant.h - assertions in three strengths, coverage marks and planted misbehaviour.
  *
  * Story     invariant() is for our own mistakes and is always compiled in: going on would be worse
- *           than stopping. verify() may cost O(n) and runs in debug, sanitizer and simulator builds.
- *           sometimes() marks a rare but legal situation that the simulator must reach. buggify()
+ *           than stopping. verify() may cost O(n) and runs in debug, sanitizer and simulator
+ * builds. sometimes() marks a rare but legal situation that the simulator must reach. buggify()
  *           lets the simulator take a legal but unlikely path; it is false elsewhere, at no cost.
  *           What the world does (I/O, peers, clients, a full disk) is an error code, never one of
  *           these.
@@ -53,7 +53,7 @@ bool sim_buggify(const char *name);
 #define buggify(label) sim_buggify(label)
 #else
 #define sometimes(condition, label) ((void)sizeof((condition) ? 1 : 0))
-#define buggify(label) false
+#define buggify(label)              false
 #endif
 
 #endif

@@ -1,0 +1,62 @@
+/*
+ * logger.h - one JSON object per line on standard error:
+ * {"level":..,"ts":..,"caller":..,"msg":..,..}.
+ *
+ * Story     Lines gather in a per-core buffer and leave through the reactor at the end of the turn,
+ * so that a blocked pipe never stalls a core: when the buffer is full, lines are dropped and the
+ * next line that fits says how many. Before a core exists (start-up) and in fatal(), lines are
+ * written at once. Owner     The core it is called on. Limits    LOGGER_LINE_BYTES_MAX per line
+ * (longer ones are cut); LOGGER_BUFFER_BYTES per core.
+ *
+ *   log_info("segment recycled", LOG_U64("first_index", first), LOG_TEXT("file", path));
+ */
+#ifndef CORE_LOGGER_H
+#define CORE_LOGGER_H
+
+#include "core/base.h"
+
+#define LOGGER_LINE_BYTES_MAX 2048
+#define LOGGER_BUFFER_BYTES   (64 * 1024)
+
+enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
+
+enum log_field_kind { LOG_FIELD_TEXT, LOG_FIELD_U64, LOG_FIELD_I64, LOG_FIELD_HEX, LOG_FIELD_BOOL };
+
+struct log_field {
+    const char *name;
+    enum log_field_kind kind;
+    union {
+        const char *text;
+        uint64_t u64;
+        int64_t i64;
+        bool boolean;
+    };
+};
+
+#define LOG_TEXT(field_name, value)                                                                \
+    ((struct log_field){.name = (field_name), .kind = LOG_FIELD_TEXT, .text = (value)})
+#define LOG_U64(field_name, value)                                                                 \
+    ((struct log_field){.name = (field_name), .kind = LOG_FIELD_U64, .u64 = (value)})
+#define LOG_I64(field_name, value)                                                                 \
+    ((struct log_field){.name = (field_name), .kind = LOG_FIELD_I64, .i64 = (value)})
+#define LOG_HEX(field_name, value)                                                                 \
+    ((struct log_field){.name = (field_name), .kind = LOG_FIELD_HEX, .u64 = (value)})
+#define LOG_BOOL(field_name, value)                                                                \
+    ((struct log_field){.name = (field_name), .kind = LOG_FIELD_BOOL, .boolean = (value)})
+/* "error": text of a code of core/err.h */
+#define LOG_ERROR(code) LOG_TEXT("error", err_text(code))
+
+void logger_write(enum log_level level, const char *file, int line, const char *message,
+                  const struct log_field *fields, size_t field_count);
+
+#define logger_write_fields(level, message, ...)                                                   \
+    logger_write((level), __FILE__, __LINE__, (message), (const struct log_field[]){__VA_ARGS__},  \
+                 sizeof((const struct log_field[]){__VA_ARGS__}) / sizeof(struct log_field))
+#define log_debug(message, ...) logger_write_fields(LOG_LEVEL_DEBUG, message, __VA_ARGS__)
+#define log_info(message, ...)  logger_write_fields(LOG_LEVEL_INFO, message, __VA_ARGS__)
+#define log_warn(message, ...)  logger_write_fields(LOG_LEVEL_WARN, message, __VA_ARGS__)
+#define log_error(message, ...) logger_write_fields(LOG_LEVEL_ERROR, message, __VA_ARGS__)
+
+void logger_set_level(enum log_level level); /* process-wide, at start */
+
+#endif
