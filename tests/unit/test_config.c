@@ -1,0 +1,99 @@
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "server/config.h"
+
+static struct config config;
+static char reason[256];
+
+static int load(const char *a, const char *b, const char *c)
+{
+    char *arguments[] = {(char *)a, (char *)b, (char *)c};
+    int count = a == NULL ? 0 : b == NULL ? 1 : c == NULL ? 2 : 3;
+    reason[0] = '\0';
+    return config_load(&config, count, arguments, NULL, reason, sizeof(reason));
+}
+
+Test(config, defaults_are_etcds)
+{
+    cr_assert_eq(load(NULL, NULL, NULL), 0, "%s", reason);
+    cr_expect_str_eq(config.name, "default");
+    cr_expect_str_eq(config.data_dir, "default.etcd");
+    cr_expect_eq(config.listen_client.count, 1);
+    cr_expect_str_eq(config.listen_client.url[0].host, "localhost");
+    cr_expect_eq(config.listen_client.url[0].port, 2379);
+    cr_expect_str_eq(config.advertise_client.url[0].text, "http://localhost:2379");
+    cr_expect_eq(config.max_request_bytes, 1572864);
+    cr_expect_eq(config.keepalive_interval_ns, 7200 * NS_PER_S);
+}
+
+Test(config, forms_of_a_flag)
+{
+    cr_assert_eq(load("--name=a", "-name", "b"), 0, "%s", reason);
+    cr_expect_str_eq(config.name, "b", "the last value of a repeated flag wins");
+    cr_expect_str_eq(config.data_dir, "b.etcd");
+    cr_assert_eq(
+        load("--memory-limit=256MiB", "--listen-client-urls", "http://127.0.0.1:1,http://[::1]:2"),
+        0, "%s", reason);
+    cr_expect_eq(config.memory_limit, 256 * MIB);
+    cr_expect_eq(config.listen_client.count, 2);
+    cr_expect_str_eq(config.listen_client.url[1].host, "::1");
+    cr_assert_eq(load("--snapshot-count=10000", NULL, NULL), 0, "%s", reason);
+    cr_expect_eq(config.warning_count, 1, "etcd's flag without meaning here warns once");
+    cr_assert_eq(load("--force-new-cluster=false", NULL, NULL), 0, "its default is harmless");
+}
+
+Test(config, refusals_name_the_flag)
+{
+    static const struct {
+        const char *why, *flag, *text;
+    } cases[] = {
+        {"unknown flag", "--no-such-flag=1", "no-such-flag"},
+        {"missing value", "--name", "--name needs a value"},
+        {"bad number", "--cores=x", "--cores=x"},
+        {"TLS must not be ignored silently", "--cert-file=x", "--cert-file=x is not supported"},
+        {"https too", "--listen-client-urls=https://a:1", "TLS is not supported"},
+        {"no port", "--listen-client-urls=http://a", "expected http://host:port"},
+        {"other members", "--initial-cluster=default=http://a:1,b=http://b:1", "one member"},
+        {"election too short", "--election-timeout=100", "--election-timeout"},
+        {"positional", "serve", "unexpected argument"},
+        {"bad level", "--log-level=loud", "--log-level"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        cr_expect_eq(load(cases[i].flag, NULL, NULL), ERR_CONFIG, "%s", cases[i].why);
+        cr_expect(strstr(reason, cases[i].text) != NULL, "%s: got '%s'", cases[i].why, reason);
+    }
+}
+
+Test(config, variables_then_flags)
+{
+    char *environment[] = {"ETCD_NAME=v", "ETCD_LOG_LEVEL=warn", "ETCD_NO_SUCH=1", "PATH=/", NULL};
+    char *arguments[] = {"--name=f"};
+    cr_assert_eq(config_load(&config, 1, arguments, environment, reason, sizeof(reason)), 0);
+    cr_expect_str_eq(config.name, "f");
+    cr_expect_str_eq(config.log_level, "warn");
+    cr_expect_eq(config.warning_count, 1);
+}
+
+Test(config, yaml_replaces_flags)
+{
+    char path[] = "/tmp/raft-config-XXXXXX";
+    int fd = mkstemp(path);
+    FILE *file = fdopen(fd, "w");
+    fputs("name: y\nlisten-client-urls: [http://127.0.0.1:9, http://127.0.0.1:10]\ncores: 2\n",
+          file);
+    fclose(file);
+    char argument[64];
+    snprintf(argument, sizeof(argument), "--config-file=%s", path);
+    cr_assert_eq(load("--name=flag", argument, NULL), 0, "%s", reason);
+    cr_expect_str_eq(config.name, "y");
+    cr_expect_eq(config.listen_client.count, 2);
+    cr_expect_eq(config.cores, 2);
+    file = fopen(path, "w");
+    fputs("nme: y\n", file);
+    fclose(file);
+    cr_expect_eq(load(argument, NULL, NULL), ERR_CONFIG);
+    cr_expect(strstr(reason, "unknown key 'nme'") != NULL, "%s", reason);
+    unlink(path);
+}
