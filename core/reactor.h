@@ -5,12 +5,12 @@
  * on Linux's io_uring, tests/sim/reactor_sim.c on a simulated world. Nothing else in the tree
  *           touches the kernel, a clock or a random source (a test proves it with nm).
  * Owner     The thread that called reactor_create(), for every call below save reactor_wake().
- * Threads   Owner only. reactor_wake() names the caller's own reactor first.
- * Completion An io_op completes exactly once; `done` never runs inside the call that started it,
- * only inside reactor_poll(). Cancellation also ends in `done`. The op, and every buffer, path and
- * iovec it names, stay valid until then. Operations may complete, and become durable, in any order.
- * Errors    `result` is a byte count, a descriptor or 0; negative is an errno as the kernel gives
- * it. Short reads and writes are results, not errors. Starting an op cannot fail: when the
+ * Threads   Owner only, save reactor_interrupt(). reactor_wake() names the caller's own reactor
+ * first. Completion An io_op completes exactly once; `done` never runs inside the call that started
+ * it, only inside reactor_poll(). Cancellation also ends in `done`. The op, and every buffer, path
+ * and iovec it names, stay valid until then. Operations may complete, and become durable, in any
+ * order. Errors    `result` is a byte count, a descriptor or 0; negative is an errno as the kernel
+ * gives it. Short reads and writes are results, not errors. Starting an op cannot fail: when the
  *           submission queue is full the backend submits and goes on.
  * Units     Time in ns, offsets and sizes in bytes.
  * Source    facts on io_uring 2, 4, 5, 6, 7, 8, 9.
@@ -70,6 +70,11 @@ void reactor_link(struct reactor *reactor, struct reactor *const *all, uint32_t 
 /* Wakes the core that said it sleeps; at most one kernel call a turn. Any number merge into one. */
 void reactor_wake(struct reactor *from, uint32_t core);
 
+/* Ends the current or the next sleep of `reactor`. Any thread, any signal handler; one system call.
+ */
+void reactor_interrupt(struct reactor *reactor);
+
+/* Operations not completed yet, those that sockets and listeners keep armed included. */
 uint32_t reactor_ops_pending(const struct reactor *reactor);
 
 /* ---- time and randomness ----------------------------------------------------------------------
@@ -176,6 +181,7 @@ struct io_listener {
     void (*accepted)(struct io_listener *listener, int32_t fd, const struct io_address *peer);
     void (*closed)(struct io_listener *listener);
     struct io_op retry;
+    uint16_t port; /* actual: tells which one port 0 became */
     bool closing;
 };
 
@@ -193,7 +199,7 @@ struct io_socket {
     bool receiving; /* the multishot receive is armed, or queued to be */
     bool starved;   /* waits for a receive buffer */
     bool closing;
-    uint8_t in_flight; /* ops that still name this socket */
+    uint8_t in_flight; /* bit per kind of op that still names this socket; the backend's */
     struct queue_link starved_link;
     /* count > 0: bytes borrowed until return. 0: the peer ended its side. < 0: errno. After <= 0
      * nothing more arrives. Never called again once io_socket_close() was called. */
@@ -201,7 +207,8 @@ struct io_socket {
     void (*closed)(struct io_socket *socket); /* last touch of the socket */
 };
 
-/* result: a connected descriptor for io_socket_attach(). */
+/* result: a connected descriptor for io_socket_attach(); -ETIMEDOUT after IO_CONNECT_MS_MAX. */
+#define IO_CONNECT_MS_MAX 5000
 struct io_connect {
     struct io_op op;
     struct io_address address;
