@@ -130,6 +130,10 @@ void reactor_read(struct reactor *reactor, struct io_op *op, struct io_file file
 void reactor_write(struct reactor *reactor, struct io_op *op, struct io_file file,
                    struct io_span span, uint32_t flags);
 void reactor_sync(struct reactor *reactor, struct io_op *op, struct io_file file);
+
+/* Appends to a pipe, terminal or log file at its own position: for the logger. */
+void reactor_write_stream(struct reactor *reactor, struct io_op *op, int32_t fd, const void *bytes,
+                          uint32_t count);
 void reactor_allocate(struct reactor *reactor, struct io_op *op, struct io_file file,
                       uint64_t offset, uint64_t bytes);
 void reactor_truncate(struct reactor *reactor, struct io_op *op, struct io_file file,
@@ -244,6 +248,9 @@ struct reactor_process_stats {
     uint64_t open_files, open_files_max;
     int64_t start_wall_ns;
 };
+/* CPUs that this thread may use: its affinity mask, cut by the control group's quota. */
+uint32_t reactor_cpu_count(const struct reactor *reactor);
+
 void reactor_process_stats(struct reactor *reactor, struct reactor_process_stats *stats);
 
 #endif

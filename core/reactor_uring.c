@@ -8,12 +8,6 @@
 #include <time.h>
 #include <unistd.h>
 
-/* A spin that finds work less often than one in SPIN_WORTH_DIVISOR, judged over SPIN_SAMPLE, costs
- * more than it saves (or we are being preempted): sleep at once for the next SPIN_PAUSE times. */
-#define SPIN_SAMPLE        32u
-#define SPIN_WORTH_DIVISOR 5u
-#define SPIN_PAUSE         256u
-
 #define SUBMIT_TRIES_MAX 1000u
 
 /* ---- entering the kernel -------------------------------------------------------------------- */
@@ -165,8 +159,6 @@ void uring_arm_interrupt(struct reactor *reactor)
 
 static void uring_op_completed(struct reactor *reactor, struct io_op *op, int32_t result)
 {
-    invariant(reactor->soon_pending > 0);
-    reactor->soon_pending--;
     uring_op_end(reactor, op);
     op->done(op, result);
 }
@@ -276,41 +268,6 @@ uint64_t reactor_clock_ns(const struct reactor *reactor)
     return (uint64_t)now.tv_sec * NS_PER_S + (uint64_t)now.tv_nsec;
 }
 
-static inline void uring_cpu_relax(void)
-{
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    __asm__ volatile("yield");
-#endif
-}
-
-/* True when work showed up before the spin budget ran out. */
-static bool uring_spin(struct reactor *reactor, uint64_t deadline_ns)
-{
-    if (reactor->options.poll_us == 0 || reactor->soon_pending == 0)
-        return false;
-    if (reactor->spin_pause > 0) {
-        reactor->spin_pause--;
-        return false;
-    }
-    uint64_t limit = reactor_clock_ns(reactor) + reactor->options.poll_us * NS_PER_US;
-    limit = u64_min(limit, deadline_ns);
-    bool found = false;
-    while (!found && reactor_clock_ns(reactor) < limit) {
-        uring_cpu_relax();
-        found = uring_kernel_has_work(reactor) || uring_cq_ready(reactor) > 0;
-    }
-    reactor->spins++;
-    reactor->spin_hits += found;
-    if (reactor->spins == SPIN_SAMPLE) {
-        if (reactor->spin_hits < SPIN_SAMPLE / SPIN_WORTH_DIVISOR)
-            reactor->spin_pause = SPIN_PAUSE;
-        reactor->spins = reactor->spin_hits = 0;
-    }
-    return found;
-}
-
 /* One io_uring_enter: submits, collects completions, and waits if there is nothing else to do. */
 static void uring_turn(struct reactor *reactor, bool may_sleep, uint64_t deadline_ns)
 {
@@ -318,13 +275,6 @@ static void uring_turn(struct reactor *reactor, bool may_sleep, uint64_t deadlin
     struct __kernel_timespec timeout;
     const struct __kernel_timespec *limit = NULL;
     uint32_t wait = 0;
-    if (may_sleep && submit > 0 && reactor->options.poll_us > 0 && reactor->soon_pending > 0) {
-        uring_submit_now(reactor);
-        submit = 0;
-        may_sleep = uring_cq_ready(reactor) == 0 && reactor->stash_count == 0;
-    }
-    if (may_sleep && submit == 0 && uring_spin(reactor, deadline_ns))
-        may_sleep = false;
     if (may_sleep) {
         wait = 1;
         if (deadline_ns != UINT64_MAX) {

@@ -79,10 +79,6 @@ struct reactor {
     struct uring_completion *stash;
     uint32_t stash_first, stash_count, stash_capacity;
 
-    /* Spinning before sleep, given up for a while when it rarely finds work. */
-    uint32_t soon_pending; /* ops that end soon: files, sends */
-    uint32_t spins, spin_hits, spin_pause;
-
     uint8_t *arena;
     uint64_t arena_bytes;
     struct buffer_pool *buffers;

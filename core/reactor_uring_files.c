@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
@@ -23,7 +22,6 @@
 static struct io_uring_sqe *file_sqe(struct reactor *reactor, struct io_op *op)
 {
     uring_op_begin(reactor, op);
-    reactor->soon_pending++;
     return uring_sqe(reactor);
 }
 
@@ -98,6 +96,14 @@ void reactor_sync(struct reactor *reactor, struct io_op *op, struct io_file file
 {
     struct io_uring_sqe *sqe = file_sqe(reactor, op);
     io_uring_prep_fsync(sqe, file.fd, 0); /* full: the file may be a directory */
+    file_submit(sqe, op);
+}
+
+void reactor_write_stream(struct reactor *reactor, struct io_op *op, int32_t fd, const void *bytes,
+                          uint32_t count)
+{
+    struct io_uring_sqe *sqe = file_sqe(reactor, op);
+    io_uring_prep_write(sqe, fd, bytes, count, UINT64_MAX); /* at the file's position */
     file_submit(sqe, op);
 }
 
@@ -283,66 +289,4 @@ int reactor_disk_space(struct reactor *reactor, const char *path, uint64_t *free
     *free_bytes = (uint64_t)facts.f_bavail * facts.f_frsize;
     *total_bytes = (uint64_t)facts.f_blocks * facts.f_frsize;
     return 0;
-}
-
-/* ---- process facts -------------------------------------------------------------------------- */
-
-static int64_t process_start_wall_ns(void)
-{
-    FILE *file = fopen("/proc/self/stat", "re");
-    if (file == NULL)
-        return 0;
-    char line[1024];
-    size_t bytes = fread(line, 1, sizeof(line) - 1, file);
-    fclose(file);
-    line[bytes] = '\0';
-    unsigned long long start_ticks = 0;
-    const char *after_name = strrchr(line, ')'); /* the name itself may hold spaces */
-    if (after_name == NULL ||
-        sscanf(after_name + 1,
-               " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
-               &start_ticks) != 1)
-        return 0;
-    struct timespec boot, wall;
-    clock_gettime(CLOCK_BOOTTIME, &boot);
-    clock_gettime(CLOCK_REALTIME, &wall);
-    int64_t boot_ns = (int64_t)boot.tv_sec * (int64_t)NS_PER_S + boot.tv_nsec;
-    int64_t wall_ns = (int64_t)wall.tv_sec * (int64_t)NS_PER_S + wall.tv_nsec;
-    int64_t tick_ns = (int64_t)NS_PER_S / sysconf(_SC_CLK_TCK);
-    return wall_ns - boot_ns + (int64_t)start_ticks * tick_ns;
-}
-
-static uint64_t process_open_files(void)
-{
-    DIR *directory = opendir("/proc/self/fd");
-    if (directory == NULL)
-        return 0;
-    uint64_t count = 0;
-    while (readdir(directory) != NULL)
-        count++;
-    closedir(directory);
-    return count > 3 ? count - 3 : 0; /* ".", ".." and the descriptor of this very listing */
-}
-
-void reactor_process_stats(struct reactor *reactor, struct reactor_process_stats *stats)
-{
-    (void)reactor;
-    memset(stats, 0, sizeof(*stats));
-    unsigned long long virtual_pages = 0, resident_pages = 0;
-    FILE *file = fopen("/proc/self/statm", "re");
-    if (file != NULL) {
-        if (fscanf(file, "%llu %llu", &virtual_pages, &resident_pages) == 2) {
-            stats->virtual_bytes = virtual_pages * (uint64_t)sysconf(_SC_PAGESIZE);
-            stats->resident_bytes = resident_pages * (uint64_t)sysconf(_SC_PAGESIZE);
-        }
-        fclose(file);
-    }
-    struct timespec cpu;
-    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
-    stats->cpu_ns = (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
-    struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0)
-        stats->open_files_max = limit.rlim_cur;
-    stats->open_files = process_open_files();
-    stats->start_wall_ns = process_start_wall_ns();
 }

@@ -466,7 +466,6 @@ void io_socket_send(struct io_socket *socket, struct io_op *op, const struct iov
     op->link.next = OP_PENDING;
     send_remember_socket(op, socket);
     socket_op_begin(socket, SOCKET_SEND);
-    reactor->soon_pending++;
     struct io_uring_sqe *sqe = uring_sqe(reactor);
     int flags = MSG_NOSIGNAL | MSG_WAITALL; /* fewer short sends; some remain */
     if (iov_count == 1) {
@@ -487,10 +486,9 @@ void io_socket_send(struct io_socket *socket, struct io_op *op, const struct iov
 void uring_send_completed(struct reactor *reactor, struct io_op *op, int32_t result)
 {
     struct io_socket *socket = send_socket(op);
-    invariant(socket->reactor == reactor && reactor->soon_pending > 0);
+    invariant(socket->reactor == reactor);
     invariant(op->link.next == OP_PENDING);
     op->link.next = QUEUE_LINK_IDLE;
-    reactor->soon_pending--;
     socket_op_end(socket, SOCKET_SEND);
     op->done(op, result); /* may send again, or close */
     if (socket->closing)
