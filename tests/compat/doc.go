@@ -1,0 +1,13 @@
+// Package compat holds differential tests: the same calls go to a stock etcd and to raftd, and
+// the replies have to be equal, down to revisions, error codes and error texts.
+//
+//	RAFTD        program under test     [../../build/release/bin/raftd]
+//	RAFTD_FLAGS  more flags for it, separated by blanks
+//	PEER         the etcd to compare with [../../build/peers/etcd]
+//	ETCDCTL      etcdctl of that version  [../../build/peers/etcdctl]
+//	SEED         seed of the random sequences [of the clock; always printed]
+//	OPS          operations in the random sequences [24000]
+//
+// A missing program is a failure, never a skip. With RAFTD set to an etcd binary the suite
+// compares etcd with itself, which tests the suite.
+package compat
