@@ -5,6 +5,7 @@
 //	RAFTD_FLAGS  more flags for it, separated by blanks
 //	PEER         the etcd to compare with [../../build/peers/etcd]
 //	ETCDCTL      etcdctl of that version  [../../build/peers/etcdctl]
+//	ETCDCTL_OLD  a much older etcdctl     [/usr/bin/etcdctl]
 //	SEED         seed of the random sequences [of the clock; always printed]
 //	OPS          operations in the random sequences [24000]
 //
