@@ -469,6 +469,7 @@ void io_socket_send(struct io_socket *socket, struct io_op *op, const struct iov
     struct io_uring_sqe *sqe = uring_sqe(reactor);
     int flags = MSG_NOSIGNAL | MSG_WAITALL; /* fewer short sends; some remain */
     if (iov_count == 1) {
+        invariant(iov->iov_len <= INT32_MAX);
         io_uring_prep_send(sqe, socket->fd, iov->iov_base, iov->iov_len, flags);
     } else {
         /* Read when the kernel takes the SQE (IORING_FEAT_SUBMIT_STABLE); the SQE's slot is not

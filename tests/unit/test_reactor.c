@@ -2,13 +2,17 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "core/buffer.h"
@@ -729,6 +733,22 @@ Test(reactor_wake, sleep_ends_at_the_deadline)
     }
 }
 
+Test(reactor_wake, polling_without_sleep_sees_completions)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(feature_sets); i++) {
+        struct reactor *reactor = reactor_open_default(feature_sets[i]);
+        struct waited_op waited = waited_make();
+        reactor_unlink(reactor, &waited.op, "/nonexistent"); /* ends on a worker thread, later */
+        uint64_t deadline_ns = reactor_clock_ns(reactor) + WAIT_NS_MAX;
+        while (!waited.done) {
+            cr_assert_lt(reactor_clock_ns(reactor), deadline_ns, "[%s]", feature_sets[i]);
+            reactor_poll(reactor, false, 0);
+        }
+        cr_assert_eq(waited.result, -ENOENT);
+        reactor_destroy(reactor);
+    }
+}
+
 #define HOPS 3000u
 
 struct pair_shared {
@@ -753,7 +773,6 @@ static void *pair_main(void *argument)
     struct reactor_options options = options_default(shared->disable);
     options.core = me;
     options.core_count = 2;
-    options.poll_us = 20;
     struct reactor *reactor = reactor_open_with(&options);
     shared->reactors[me] = reactor;
     pthread_barrier_wait(&shared->barrier);
@@ -840,4 +859,41 @@ Test(reactor_wake, process_stats_are_plausible)
     int64_t age_ns = reactor_wall_ns(reactor) - stats.start_wall_ns;
     cr_assert(age_ns > -(int64_t)NS_PER_S && age_ns < 600 * (int64_t)NS_PER_S);
     reactor_destroy(reactor);
+}
+
+/* ---- what an operator reads when io_uring is not to be had ---------------------------------- */
+
+/* From here on io_uring_setup fails with `error` in this process, as a sandbox would have it. */
+static void block_uring(uint32_t error)
+{
+    struct sock_filter program[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_io_uring_setup, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | error),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {ARRAY_COUNT(program), program};
+    cr_assert_eq(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    cr_assert_eq(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter), 0);
+}
+
+static void refusal_names(uint32_t error, const char *first, const char *second)
+{
+    struct reactor_options options = options_default("");
+    struct reactor *reactor;
+    char reason[512] = "";
+    block_uring(error);
+    cr_assert_eq(reactor_create(&options, &reactor, reason, sizeof(reason)), -(int)error);
+    cr_assert_not_null(strstr(reason, first), "%s", reason);
+    cr_assert_not_null(strstr(reason, second), "%s", reason);
+}
+
+Test(reactor_refusal, blocked_by_a_sandbox)
+{
+    refusal_names(EPERM, "kernel.io_uring_disabled=", "seccomp profile");
+}
+
+Test(reactor_refusal, unknown_to_the_kernel)
+{
+    refusal_names(ENOSYS, "no io_uring", "Linux >= 6.1 is required, found ");
 }
