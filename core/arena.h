@@ -2,8 +2,9 @@
  * arena.h - bump allocation for one request: everything is freed at once.
  *
  * Owner     Whoever embeds it. Chunks come from malloc and double up to ARENA_CHUNK_BYTES_MAX; a
- * reset keeps the first chunk, so a reused arena allocates nothing in the steady state. Threads
- * One. Errors    arena_take() returns NULL past bytes_max: the caller answers ERR_LIMIT.
+ *           reset keeps the newest chunk, so a reused arena allocates nothing in the steady state.
+ * Threads   One.
+ * Errors    arena_take() returns NULL past bytes_max: the caller answers ERR_LIMIT.
  */
 #ifndef CORE_ARENA_H
 #define CORE_ARENA_H
@@ -31,8 +32,8 @@ must_check void *arena_take_slow(struct arena *arena, size_t bytes);
 /* 16-byte aligned, not zeroed; NULL past bytes_max. */
 must_check static inline void *arena_take(struct arena *arena, size_t bytes)
 {
-    bytes = (bytes + 15) & ~(size_t)15;
-    if (likely((size_t)(arena->end - arena->free) >= bytes && arena->free != NULL)) {
+    if (likely(arena->free != NULL && (size_t)(arena->end - arena->free) >= bytes)) {
+        bytes = (bytes + 15) & ~(size_t)15; /* still fits: the room left is a multiple of 16 */
         void *taken = arena->free;
         arena->free += bytes;
         arena->bytes_taken += bytes;

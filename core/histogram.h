@@ -1,7 +1,8 @@
 /*
  * histogram.h - log-linear latency histogram: 64 buckets per power of two, error below 1.6 %.
  *
- * Owner     One core; merged at scrape (a torn read costs at most one sample).
+ * Owner     One core, with plain increments; histogram_merge() may read another core's (what is
+ *           being recorded meanwhile may be missing from it).
  * Units     Whatever is recorded, usually ns. Values above HISTOGRAM_VALUE_MAX count as that.
  */
 #ifndef CORE_HISTOGRAM_H
