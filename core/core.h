@@ -3,12 +3,14 @@
  *
  * Story     A turn: reap completions, drain rings, run ready fibers (latency class first,
  * background for what is left of its share), fire timers, run the turn-end hooks (where roles flush
- * the batch that this turn gathered), submit once. Ring drain, fibers and hooks repeat within a
- * turn while they produce local work, a bounded number of rounds, so that on one core a request
- * passes all roles in one turn. core_run() loops turns and sleeps between them; the simulator calls
- * core_turn() itself. Owner     The thread that created it. Threads   Owner only, save core_stop(),
- * which any thread or signal handler may call. Limits    CORE_HOOKS_MAX hooks; MESH_KIND_MAX
- * message kinds; fibers_max fibers.
+ *           the batch that this turn gathered). Ring drain, fibers, timers and hooks repeat within
+ *           a turn while they produce local work, a bounded number of rounds, so that on one core a
+ *           request passes all roles in one turn. What was started is submitted by the poll that
+ *           opens the next turn, in the same system call that waits when there is nothing to do.
+ *           core_run() loops turns and sleeps between them; the simulator calls core_turn() itself.
+ * Owner     The thread that created it.
+ * Threads   Owner only, save core_stop(), which any thread or signal handler may call.
+ * Limits    CORE_HOOKS_MAX hooks; MESH_KIND_MAX message kinds; fibers_max fibers.
  */
 #ifndef CORE_CORE_H
 #define CORE_CORE_H
@@ -20,9 +22,6 @@
 #include "core/timer.h"
 
 #define CORE_HOOKS_MAX 8
-
-struct logger;
-struct metrics_core;
 
 struct core_options {
     struct reactor_options reactor;
@@ -36,9 +35,13 @@ typedef void core_message_handler(void *context, struct core *core,
 
 struct core; /* fields in core_private.h */
 
+/* Makes the reactor too: `mesh` has as many cores as the process, `options.reactor.core` is this
+ * one's place in it. The core is current from here on. Before the first turn of any core that is
+ * not alone: reactor_link(). Pin the thread after, not before: spinning (options.reactor.poll_us)
+ * is off when the process has more cores than its CPUs, and a pinned thread sees only its own. */
 must_check int core_create(const struct core_options *options, struct mesh *mesh,
                            struct core **core, char *reason, size_t reason_bytes);
-void core_destroy(struct core *core);
+void core_destroy(struct core *core); /* waiting fibers are abandoned; every op has completed */
 
 struct core *core_current(void); /* of this thread; in the simulator, the one whose turn it is */
 void core_set_current(struct core *core);
@@ -65,11 +68,18 @@ must_check bool core_send(struct core *core, uint32_t to, const struct mesh_mess
 void core_post(struct core *core, uint32_t to, const struct mesh_message *message);
 
 /* An idle core whose roles expect an answer soon (a disk write, a peer) may spin before sleeping.
- */
+ * Forgotten at the end of each round, and true when any role says so: call it in a turn-end hook,
+ * every time, for as long as it holds. */
 void core_expect_soon(struct core *core, bool expecting);
 
-/* Returns whether there is more to do at once. `may_sleep`: block when there is not. */
+/* Returns whether there is more to do at once. `may_sleep`: block first when there is nothing. */
 bool core_turn(struct core *core, bool may_sleep);
+
+/* The two ends of a sleep, for a driver that sleeps by itself (the simulator, between turns that
+ * may not): begin answers false when there is something to do after all, else until when. */
+must_check bool core_sleep_begin(struct core *core, uint64_t *deadline_ns);
+void core_sleep_end(struct core *core);
+
 void core_run(struct core *core); /* until core_stop() */
 void core_stop(struct core *core);
 

@@ -33,7 +33,7 @@ extern fcontext_t make_fcontext(void *stack_top, size_t size, void (*entry)(stru
 struct fiber_pool {
     struct queue ready[FIBER_CLASS_COUNT];
     struct fiber *current;
-    struct fiber *idle; /* stack of finished fibers, newest first */
+    struct fiber *idle;   /* stack of finished fibers, newest first */
     fcontext_t scheduler; /* where a running fiber jumps back to */
     uint32_t fibers_max;
     uint32_t created; /* stacks mapped; grows lazily up to fibers_max */
@@ -61,6 +61,13 @@ struct core_overflow {
     uint32_t first, count, capacity;
 };
 
+/* How long to look for work before a sleep, when some is expected; see core_spin_adapt(). */
+struct core_spin {
+    uint64_t budget_ns, budget_ns_max;
+    uint32_t tried, found; /* in this window */
+    uint32_t skipped;      /* sleeps since the budget fell to zero */
+};
+
 struct core {
     struct reactor *reactor;
     struct mesh *mesh;
@@ -82,8 +89,9 @@ struct core {
     struct core_overflow overflow[MESH_CORES_MAX];
     uint32_t overflow_count; /* sum over all destinations */
 
-    uint32_t poll_us;     /* spin budget before a sleep, when expecting */
-    bool expecting_soon;  /* core_expect_soon() */
+    struct core_spin spin;
+    bool expecting_soon; /* core_expect_soon(), since the last round began */
+    struct logger *logger;
     _Atomic bool stop;
     struct core_stats stats;
 };
@@ -106,5 +114,11 @@ static inline bool fiber_any_ready(const struct core *core, enum fiber_class cla
 /* Parks the running fiber until fiber_make_ready(). For await.c and other files of core/. */
 void fiber_park(void);
 void fiber_make_ready(struct fiber *fiber);
+
+/* logger.c: the buffered lines of one core. Flush starts at most one write; destroy waits for the
+ * lines to leave, a second at most. */
+struct logger *logger_create(struct reactor *reactor);
+void logger_destroy(struct logger *logger);
+void logger_flush(struct logger *logger);
 
 #endif

@@ -6,9 +6,10 @@
  *           boost-context's assembly (about 5 ns), annotated for AddressSanitizer and
  *           ThreadSanitizer. After any suspension re-check what you relied on; hold no pointer into
  *           anything evictable across one unless it is pinned; keep large locals off the 64 KiB
- * stack. Owner     The core that spawned it; a fiber never migrates. Errors    fiber_spawn()
- * answers ERR_FULL when the pool is empty: back-pressure. Limits    FIBER_STACK_BYTES of stack;
- * fibers_max of the core.
+ *           stack.
+ * Owner     The core that spawned it; a fiber never migrates.
+ * Errors    fiber_spawn() answers ERR_FULL when the pool is empty: back-pressure.
+ * Limits    FIBER_STACK_BYTES of stack; fibers_max of the core.
  */
 #ifndef CORE_FIBER_H
 #define CORE_FIBER_H

@@ -1,21 +1,66 @@
 #include "core/invariant.h"
 
+#include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define FATAL_MESSAGE_BYTES_MAX 1024
+
+typedef void fatal_flush(void);
+static _Atomic(fatal_flush *) fatal_flush_hook;
+
+void fatal_set_flush(void (*flush)(void))
+{
+    atomic_store(&fatal_flush_hook, flush);
+}
 
 void invariant_fail(const char *condition, const char *file, int line, const char *function)
 {
     fatal("invariant failed: %s at %s:%d in %s()", condition, file, line, function);
 }
 
+/* No stdio: nothing here may wait for a lock that the failing code holds. */
+static void fatal_write(const char *bytes, size_t count)
+{
+    while (count > 0) {
+        ssize_t written = write(STDERR_FILENO, bytes, count);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written <= 0)
+            return;
+        bytes += written;
+        count -= (size_t)written;
+    }
+}
+
 void fatal(const char *format, ...)
 {
+    static const char start[] = "{\"level\":\"fatal\",\"msg\":\"";
+    char message[FATAL_MESSAGE_BYTES_MAX];
+    char line[sizeof(start) + 2 * sizeof(message) + 4];
+    size_t used = sizeof(start) - 1;
+    memcpy(line, start, used);
+
     va_list arguments;
     va_start(arguments, format);
-    fputs("{\"level\":\"fatal\",\"msg\":\"", stderr);
-    vfprintf(stderr, format, arguments);
-    fputs("\"}\n", stderr);
+    vsnprintf(message, sizeof(message), format, arguments);
     va_end(arguments);
+    for (const char *at = message; *at != '\0'; at++) {
+        if (*at == '"' || *at == '\\')
+            line[used++] = '\\';
+        line[used++] = (unsigned char)*at < 0x20 ? ' ' : *at;
+    }
+    memcpy(line + used, "\"}\n", 3);
+    used += 3;
+
+    /* A failure inside the flush itself must not come back here for ever. */
+    fatal_flush *flush = atomic_exchange(&fatal_flush_hook, NULL);
+    if (flush != NULL)
+        flush();
+    fatal_write(line, used);
     abort();
 }

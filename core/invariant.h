@@ -21,6 +21,10 @@ __attribute__((noreturn, cold)) void invariant_fail(const char *condition, const
 /* Stops the process for a reason outside our code (a failed sync, say): prints, then aborts. */
 __attribute__((noreturn, cold, format(printf, 1, 2))) void fatal(const char *format, ...);
 
+/* What fatal() runs before it prints: the log lines that still wait in memory. One for the process,
+ * so it works on the calling thread's own state. */
+void fatal_set_flush(void (*flush)(void));
+
 #define invariant(condition)                                                                       \
     do {                                                                                           \
         if (__builtin_expect(!(condition), 0))                                                     \

@@ -1,12 +1,15 @@
 /*
  * logger.h - one JSON object per line on standard error:
- * {"level":..,"ts":..,"caller":..,"msg":..,..}.
+ * {"level":"info","ts":"2026-01-02T15:04:05.999999Z","caller":"storage/log/wal.c:120","msg":..,..}.
  *
  * Story     Lines gather in a per-core buffer and leave through the reactor at the end of the turn,
- * so that a blocked pipe never stalls a core: when the buffer is full, lines are dropped and the
- * next line that fits says how many. Before a core exists (start-up) and in fatal(), lines are
- * written at once. Owner     The core it is called on. Limits    LOGGER_LINE_BYTES_MAX per line
- * (longer ones are cut); LOGGER_BUFFER_BYTES per core.
+ *           so that a blocked pipe never stalls a core: when the buffer is full, lines are dropped
+ *           and the next line that fits says how many ("dropped_lines"). Before a core exists
+ *           (start-up) lines are written at once, and fatal() writes what its core still holds.
+ * Owner     The core it is called on. Field names and texts are borrowed for the call.
+ * Threads   Any, each through its own core's buffer.
+ * Limits    LOGGER_LINE_BYTES_MAX per line (longer ones are cut and say "cut":true);
+ *           LOGGER_BUFFER_BYTES per core.
  *
  *   log_info("segment recycled", LOG_U64("first_index", first), LOG_TEXT("file", path));
  */

@@ -3,14 +3,15 @@
  * single-consumer rings (Concurrency Kit).
  *
  * Story     A message is 64 bytes: a kind and up to seven words. What it points to changes owner
- * with it, and goes home to its owner by another message to be freed. A core about to sleep sets
- *           its flag, fences, looks at its rings once more and only then waits; a producer
- * publishes, fences, and wakes the consumer if the flag is set. Both fences are needed. The ring to
- *           oneself is drained in the same turn without a wake-up.
- * Owner     Ring (from, to): tail by `from`, head by `to`. Each side's index has its own cache
- * line. Threads   mesh_send() by core `from`, mesh_receive() by core `to`. Errors    mesh_send()
- * answers false when the ring is full: back-pressure, never a drop. Limits    ring_slots messages
- * (a power of two; one slot stays empty).
+ *           with it, and goes home to its owner by another message to be freed. A core about to
+ *           sleep sets its flag, fences, looks at its rings once more and only then waits; a
+ *           producer publishes, fences, and wakes the consumer if the flag is set. Both fences are
+ *           needed. The ring to oneself is drained in the same turn without a wake-up.
+ * Owner     Ring (from, to): tail by `from`, head by `to`; each index has its own cache line.
+ * Threads   mesh_send() by core `from`, mesh_receive() by core `to`.
+ * Errors    mesh_send() answers false when the ring is full: back-pressure, never a drop.
+ * Limits    ring_slots messages (a power of two; one slot stays empty).
+ * Source    facts on io_uring 7.
  */
 #ifndef CORE_MESH_H
 #define CORE_MESH_H
@@ -32,7 +33,8 @@ _Static_assert(sizeof(struct mesh_message) == MESH_MESSAGE_BYTES, "one cache lin
 struct mesh;
 
 must_check int mesh_create(uint32_t core_count, uint32_t ring_slots, struct mesh **mesh);
-void mesh_destroy(struct mesh *mesh);
+void mesh_destroy(struct mesh *mesh); /* NULL is fine */
+uint32_t mesh_core_count(const struct mesh *mesh);
 
 must_check bool mesh_send(struct mesh *mesh, uint32_t from, uint32_t to,
                           const struct mesh_message *message);
