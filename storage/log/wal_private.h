@@ -100,9 +100,10 @@ struct wal_scan {
 
     /* Second copies of headers, at ring_headers[sequence % ring_capacity]. */
     struct wal_block *ring_headers;
+    bool *ring_own; /* same slot: seen in its own page, so its ring write did land; a later page
+                       repeats it whether it did or not */
     uint32_t ring_capacity;
     uint64_t ring_sequence_max;
-    uint8_t *ring_last_page; /* WAL_PAGE_BYTES: headers of the kept tail, newest first */
 
     /* The walk.
      * S1  `last` is the newest kept block; at, expected and last_crc follow it.
@@ -128,6 +129,7 @@ void wal_scan_deinit(struct wal_scan *scan); /* closes what was not taken over *
 void wal_scan_discard_tail(struct wal_scan *scan);
 
 const struct wal_block *wal_scan_ring_header(const struct wal_scan *scan, uint64_t sequence);
+bool wal_scan_ring_has_own(const struct wal_scan *scan, uint64_t sequence);
 
 /* The walk of wal_scan_run(), in wal_recover.c. */
 must_check int wal_scan_walk(struct wal_scan *scan);

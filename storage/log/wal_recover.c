@@ -9,9 +9,10 @@
  *    a  ...its own header, or the copy in the ring, is sound       faulty, proven
  *    b  ...the next sound block tells what came before it, and one
  *       term spans the gap                                         faulty, proven
- *   R3  block bad, not proven, a copy of its header is in the ring faulty, not proven: both writes
- *                                                                  may have been acknowledged
- *   R4  block bad, not proven, no copy in the ring                 torn: it was never acknowledged,
+ *   R3  block bad, not proven, but its own page of the ring holds
+ *       its header                                                 faulty, not proven: it may have
+ *                                                                  been acknowledged
+ *   R4  block bad, not proven, its page of the ring never landed   torn: it was never acknowledged,
  *                                                                  nor was anything behind it; cut
  *   R5  proven, and no identity to be had                          fenced
  *   R6  one superblock bad: use the other; both: refuse            (wal_scan.c) */
@@ -275,33 +276,42 @@ static int infer(struct wal_scan *scan)
     return 1;
 }
 
-/* The next block is bad. `own` is its header, if that is sound; `body` too if records are. */
+/* R2a, R3: the block stays, without what is damaged. */
+static void keep_bad(struct wal_scan *scan, struct wal_position at,
+                     const struct wal_block *identity, bool records_good)
+{
+    struct wal_block block = *identity;
+    uint32_t fault = WAL_EXTENT_FAULTY | (is_proven(scan) ? WAL_EXTENT_PROVEN : 0);
+    sometimes(!is_proven(scan), "wal: bad block, not proven durable, identity in the ring");
+    scan->survivor_count = 0;
+    const uint8_t *body = records_good ? scan_bytes(scan, at, block.bytes) : NULL;
+    if (body != NULL && wal_body_check(&block, body) == WAL_BODY_PAYLOAD_DAMAGED)
+        keep_with_bad_payloads(scan, at, &block, fault, body);
+    else
+        keep(scan, at, &block, fault, NULL);
+}
+
+/* The next block is bad. `own` is its header where that is sound, and `records_good` says that only
+ * payloads are damaged. */
 static int decide_bad(struct wal_scan *scan, struct wal_position at, const struct wal_block *own,
-                      const uint8_t *body)
+                      bool records_good)
 {
     struct wal_position ring_at = at;
     const struct wal_block *ring = ring_identity(scan, &ring_at);
     if (own != NULL && ring != NULL && ring->header_crc != own->header_crc)
         ring = NULL;
-    if (ring == NULL && !is_proven(scan))
+    if (!is_proven(scan))
         look_behind(scan);
-    uint32_t fault = WAL_EXTENT_FAULTY | (is_proven(scan) ? WAL_EXTENT_PROVEN : 0);
-    const struct wal_block *identity =
-        own != NULL && (ring != NULL || is_proven(scan)) ? own : ring;
-    if (identity != NULL) { /* R2a, R3 */
-        sometimes(!is_proven(scan), "wal: bad block, not proven durable, identity in the ring");
-        struct wal_block copy = *identity;
-        struct wal_position place = own != NULL ? at : ring_at;
-        scan->survivor_count = 0;
-        if (own != NULL && body != NULL) {
-            body = scan_bytes(scan, place, copy.bytes); /* look_behind() moved the reader */
-            if (body != NULL && wal_body_check(&copy, body) == WAL_BODY_PAYLOAD_DAMAGED) {
-                keep_with_bad_payloads(scan, place, &copy, fault, body);
-                return 1;
-            }
+    bool ring_landed = ring != NULL && wal_scan_ring_has_own(scan, ring->sequence);
+    if (is_proven(scan) || ring_landed) {
+        if (own != NULL) {
+            keep_bad(scan, at, own, records_good);
+            return 1;
         }
-        keep(scan, place, &copy, fault, NULL);
-        return 1;
+        if (ring != NULL) {
+            keep_bad(scan, ring_at, ring, false);
+            return 1;
+        }
     }
     if (!is_proven(scan)) { /* R4 */
         struct wal_block ignored;
@@ -349,10 +359,9 @@ static int walk_step(struct wal_scan *scan)
         }
         if (scan->expected == 0)
             scan->expected = block.sequence;
-        return decide_bad(scan, places[i], &block,
-                          body_status == WAL_BODY_PAYLOAD_DAMAGED ? body : NULL);
+        return decide_bad(scan, places[i], &block, body_status == WAL_BODY_PAYLOAD_DAMAGED);
     }
-    return decide_bad(scan, places[0], NULL, NULL);
+    return decide_bad(scan, places[0], NULL, false);
 }
 
 static void summarize(struct wal_scan *scan)

@@ -151,8 +151,14 @@ const struct wal_block *wal_scan_ring_header(const struct wal_scan *scan, uint64
     return sequence != 0 && header->sequence == sequence ? header : NULL;
 }
 
+bool wal_scan_ring_has_own(const struct wal_scan *scan, uint64_t sequence)
+{
+    return wal_scan_ring_header(scan, sequence) != NULL &&
+           scan->ring_own[sequence % scan->ring_capacity];
+}
+
 /* One of the two passes over the ring: first the highest sequence, then the headers near it. */
-static void scan_ring_page(struct wal_scan *scan, const uint8_t *page, bool collect)
+static void scan_ring_page(struct wal_scan *scan, uint32_t slot, const uint8_t *page, bool collect)
 {
     for (uint32_t cell = 0; cell < WAL_RING_PAGE_HEADERS; cell++) {
         struct wal_block block;
@@ -161,8 +167,14 @@ static void scan_ring_page(struct wal_scan *scan, const uint8_t *page, bool coll
             continue;
         scan->ring_sequence_max = u64_max(scan->ring_sequence_max, block.sequence);
         scan->proof = u64_max(scan->proof, block.durable_upto);
-        if (collect && block.sequence + scan->ring_capacity > scan->ring_sequence_max)
-            scan->ring_headers[block.sequence % scan->ring_capacity] = block;
+        if (!collect || block.sequence + scan->ring_capacity <= scan->ring_sequence_max)
+            continue;
+        uint64_t at = block.sequence % scan->ring_capacity;
+        bool is_own = cell == 0 && block.sequence % scan->superblock.ring_slots == slot;
+        if (scan->ring_headers[at].sequence == block.sequence && !is_own)
+            continue;
+        scan->ring_headers[at] = block;
+        scan->ring_own[at] = is_own;
     }
 }
 
@@ -171,8 +183,8 @@ static int scan_ring(struct wal_scan *scan, const char *ring_path)
     uint32_t slots = scan->superblock.ring_slots;
     scan->ring_capacity = slots + WAL_RING_PAGE_HEADERS;
     scan->ring_headers = calloc(scan->ring_capacity, sizeof(*scan->ring_headers));
-    scan->ring_last_page = calloc(1, WAL_PAGE_BYTES);
-    if (scan->ring_headers == NULL || scan->ring_last_page == NULL)
+    scan->ring_own = calloc(scan->ring_capacity, sizeof(*scan->ring_own));
+    if (scan->ring_headers == NULL || scan->ring_own == NULL)
         return -ENOMEM;
     for (int pass = 0; pass < 2; pass++)
         for (uint32_t slot = 0; slot < slots; slot++) {
@@ -181,7 +193,7 @@ static int scan_ring(struct wal_scan *scan, const char *ring_path)
             if (page == NULL)
                 return wal_refuse(scan->recovered, ERR_CORRUPT, ring_path, 0,
                                   "the file is too short");
-            scan_ring_page(scan, page, pass == 1);
+            scan_ring_page(scan, slot, page, pass == 1);
         }
     scan->sequence_seen_max = scan->ring_sequence_max;
     return 0;
@@ -305,11 +317,11 @@ void wal_scan_deinit(struct wal_scan *scan)
     free(scan->segments);
     free(scan->numbers);
     free(scan->ring_headers);
-    free(scan->ring_last_page);
+    free(scan->ring_own);
     scan->segments = NULL;
     scan->numbers = NULL;
     scan->ring_headers = NULL;
-    scan->ring_last_page = NULL;
+    scan->ring_own = NULL;
     scan->segment_count = 0;
 }
 

@@ -1,0 +1,260 @@
+/*
+ * test_wal.h - a core with one fiber, a scratch directory and a small log, for the tests of
+ * storage/log/.
+ *
+ * Owner     The test program that includes it; one world at a time.
+ */
+#ifndef TESTS_UNIT_TEST_WAL_H
+#define TESTS_UNIT_TEST_WAL_H
+
+#include <criterion/criterion.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/core.h"
+#include "core/crc32c.h"
+#include "core/err.h"
+#include "core/fiber.h"
+#include "storage/log/wal_private.h"
+
+#define ENTRIES_MAX 4096
+
+static struct core *core;
+static struct mesh *mesh;
+static char root[64];
+static uint8_t payload_pool[ENTRY_PAYLOAD_BYTES_MAX + 4096];
+
+/* An append and its entries; world_close() frees them. */
+struct batch {
+    struct wal_append append;
+    struct fiber_event done;
+    bool is_done;
+    struct batch *next;
+    struct entry entries[];
+};
+
+static struct batch *batches;
+
+static inline void world_open(void)
+{
+    struct core_options options = {.reactor = {.core_count = 1,
+                                               .files_max = 256,
+                                               .buffer_bytes = 16 * MIB,
+                                               .recv_buffer_bytes = 4096,
+                                               .recv_buffer_count = 16,
+                                               .random_seed = 7},
+                                   .fibers_max = 32};
+    char reason[256] = "";
+    cr_assert_eq(mesh_create(1, 64, &mesh), 0);
+    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
+    core_set_current(core);
+    snprintf(root, sizeof(root), "/var/tmp/test_wal.XXXXXX");
+    cr_assert_not_null(mkdtemp(root));
+    for (size_t i = 0; i < sizeof(payload_pool); i++)
+        payload_pool[i] = (uint8_t)(i * 31 + i / 251);
+}
+
+static inline void world_close(void)
+{
+    while (batches != NULL) {
+        struct batch *next = batches->next;
+        free(batches);
+        batches = next;
+    }
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf %s", root);
+    cr_assert_eq(system(command), 0);
+    core_set_current(NULL);
+    core_destroy(core);
+    mesh_destroy(mesh);
+}
+
+struct job {
+    void (*run)(void);
+    bool finished;
+};
+
+static inline void job_main(void *argument)
+{
+    struct job *job = argument;
+    job->run();
+    job->finished = true;
+}
+
+/* Runs `function` in a fiber until it returns. */
+static inline void in_fiber(void (*function)(void))
+{
+    struct job job = {.run = function};
+    cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, job_main, &job), 0);
+    uint64_t deadline_ns = reactor_clock_ns(core_reactor(core)) + 60 * NS_PER_S;
+    while (!job.finished) {
+        cr_assert_lt(reactor_clock_ns(core_reactor(core)), deadline_ns, "stalled");
+        core_turn(core, true);
+    }
+}
+
+static inline struct wal_options small_options(const char *directory)
+{
+    return (struct wal_options){.directory = directory,
+                                .segment_bytes = 64 * KIB,
+                                .block_bytes_max = 8192,
+                                .ring_slots = 64};
+}
+
+static inline const char *in_root(const char *name)
+{
+    static char paths[4][128];
+    static int next;
+    char *path = paths[next++ % 4];
+    snprintf(path, 128, "%s/%s", root, name);
+    return path;
+}
+
+static inline struct entry entry_make(uint64_t index, uint64_t term, uint32_t bytes)
+{
+    struct entry entry = {.index = index, .term = term, .payload_bytes = bytes};
+    if (bytes != 0)
+        entry.payload = payload_pool + (index * 7 + term) % 4096;
+    entry.payload_crc = crc32c(0, entry.payload, bytes);
+    return entry;
+}
+
+static inline void batch_done(struct wal_append *append)
+{
+    struct batch *batch = container_of(append, struct batch, append);
+    batch->is_done = true;
+    fiber_event_signal(&batch->done);
+}
+
+static inline struct batch *batch_make(uint64_t first, uint32_t count, uint64_t term,
+                                       uint32_t bytes)
+{
+    struct batch *batch = calloc(1, sizeof(*batch) + count * sizeof(struct entry));
+    batch->next = batches;
+    batches = batch;
+    fiber_event_init(&batch->done);
+    for (uint32_t i = 0; i < count; i++)
+        batch->entries[i] = entry_make(first + i, term, bytes);
+    batch->append = (struct wal_append){.kind = WAL_APPEND_ENTRIES,
+                                        .entries = batch->entries,
+                                        .entry_count = count,
+                                        .done = batch_done};
+    return batch;
+}
+
+static inline void batch_wait(struct batch *batch)
+{
+    while (!batch->is_done)
+        fiber_event_wait(&batch->done);
+}
+
+static inline struct batch *append_start(struct wal *wal, uint64_t first, uint32_t count,
+                                         uint64_t term, uint32_t bytes)
+{
+    struct batch *batch = batch_make(first, count, term, bytes);
+    wal_append(wal, &batch->append);
+    wal_flush(wal);
+    return batch;
+}
+
+static inline void append_wait(struct wal *wal, uint64_t first, uint32_t count, uint64_t term,
+                               uint32_t bytes)
+{
+    batch_wait(append_start(wal, first, count, term, bytes));
+}
+
+static inline void append_marker(struct wal *wal, enum wal_append_kind kind, uint64_t index,
+                                 uint64_t term)
+{
+    struct batch *batch = batch_make(0, 0, 0, 0);
+    batch->append.kind = kind;
+    batch->append.index = index;
+    batch->append.term = term;
+    wal_append(wal, &batch->append);
+    wal_flush(wal);
+    batch_wait(batch);
+}
+
+static inline void append_hard_state(struct wal *wal, uint64_t term, uint64_t vote, uint64_t commit)
+{
+    struct batch *batch = batch_make(0, 0, 0, 0);
+    batch->append.has_hard_state = true;
+    batch->append.hard_state = (struct hard_state){term, vote, commit};
+    wal_append(wal, &batch->append);
+    wal_flush(wal);
+    batch_wait(batch);
+}
+
+/* The directory as a crash at this instant would leave it. */
+static inline void copy_log(const char *from, const char *to)
+{
+    char command[512];
+    snprintf(command, sizeof(command), "cp -r --sparse=never %s %s", from, to);
+    cr_assert_eq(system(command), 0);
+}
+
+static inline void patch(const char *file, uint64_t offset, const void *bytes, size_t size)
+{
+    int fd = open(file, O_RDWR);
+    cr_assert_geq(fd, 0, "%s", file);
+    cr_assert_eq(pwrite(fd, bytes, size, (off_t)offset), (ssize_t)size);
+    cr_assert_eq(fsync(fd), 0);
+    close(fd);
+}
+
+static inline void fetch_bytes(const char *file, uint64_t offset, void *bytes, size_t size)
+{
+    int fd = open(file, O_RDONLY);
+    cr_assert_geq(fd, 0, "%s", file);
+    cr_assert_eq(pread(fd, bytes, size, (off_t)offset), (ssize_t)size);
+    close(fd);
+}
+
+/* What a replay saw. */
+static struct seen {
+    uint64_t first, last, count, faulty;
+    uint64_t terms[ENTRIES_MAX];
+    bool wrong;
+} seen;
+
+static inline int seen_visit(void *context, const struct entry *entry)
+{
+    struct seen *at = context;
+    if (at->count++ == 0)
+        at->first = entry->index;
+    else if (entry->index != at->last + 1)
+        at->wrong = true;
+    at->last = entry->index;
+    if (entry->index < ENTRIES_MAX)
+        at->terms[entry->index] = entry->term;
+    if (entry->reserved == WAL_ENTRY_FAULTY)
+        at->faulty++;
+    else if (entry->payload_bytes != 0) {
+        struct entry want = entry_make(entry->index, entry->term, entry->payload_bytes);
+        if (memcmp(entry->payload, want.payload, want.payload_bytes) != 0)
+            at->wrong = true;
+    }
+    return 0;
+}
+
+static inline void replay_all(struct wal *wal)
+{
+    memset(&seen, 0, sizeof(seen));
+    cr_assert_eq(wal_replay(wal, wal_first_index(wal), seen_visit, &seen), 0);
+    cr_assert_not(seen.wrong);
+    wal_index_check(&wal->index);
+}
+
+static inline struct wal *open_small(const char *directory, struct wal_recovered *recovered)
+{
+    struct wal_options options = small_options(directory);
+    struct wal *wal = NULL;
+    int result = wal_open(&options, &wal, recovered);
+    cr_assert_eq(result, 0, "%s: %s", err_text(result), recovered->reason);
+    return wal;
+}
+
+#endif
