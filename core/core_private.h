@@ -38,6 +38,8 @@ struct fiber_pool {
     uint32_t fibers_max;
     uint32_t created; /* stacks mapped; grows lazily up to fibers_max */
     uint32_t live, live_max;
+    uint32_t live_peak; /* since the last trim */
+    uint64_t trim_ns;   /* when idle stacks are looked at again */
     uint64_t spawned;
     struct fiber *all; /* every fiber ever created, for deinit */
     void *tsan_scheduler;
@@ -102,8 +104,8 @@ must_check int fiber_pool_init(struct core *core, uint32_t fibers_max);
 void fiber_pool_deinit(struct core *core, bool abandon);
 
 /* Runs fibers of `class` that were ready at entry, in order, until none is left or
- * reactor_clock_ns() reaches `deadline_ns` (at least one runs). Those that become ready or yield
- * meanwhile wait for the next call. Returns how many ran. */
+ * reactor_clock_ns() was seen to reach `deadline_ns` (at least one runs). Those that become ready
+ * or yield meanwhile wait for the next call. Returns how many ran. */
 uint32_t fiber_run_ready(struct core *core, enum fiber_class class, uint64_t deadline_ns);
 
 static inline bool fiber_any_ready(const struct core *core, enum fiber_class class)

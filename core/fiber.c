@@ -38,8 +38,16 @@
 #endif
 #define FIBER_GUARD_BYTES ((size_t)4096)
 
-/* Finished fibers below this many keep their dirty stack pages: reuse is cheap. */
-#define FIBER_WARM_MAX 256u
+/* Stack tops start at different cache sets: else all fibers would share the same few lines. */
+#define FIBER_COLOURS      16u
+#define FIBER_COLOUR_BYTES ((size_t)256)
+
+/* Stacks that were not needed for FIBER_TRIM_NS give their pages back, save the first few. */
+#define FIBER_TRIM_NS  NS_PER_S
+#define FIBER_WARM_MIN 64u
+
+/* The clock is read after every so many fibers of the latency class: these are short. */
+#define FIBER_CLOCK_EVERY 4u
 
 enum fiber_state { FIBER_IDLE, FIBER_READY, FIBER_RUNNING, FIBER_PARKED };
 
@@ -56,6 +64,7 @@ struct fiber {
     struct fiber *all_next;
     uint8_t *mapping; /* guard page first, then the stack growing down from this struct */
     bool finished;
+    bool cold; /* idle, and its stack pages were given back */
     void *tsan;
     void *asan_fake_stack;
 };
@@ -181,6 +190,7 @@ static struct fiber *fiber_create(struct core *core)
         return NULL;
     }
     size_t top = (sizeof(struct fiber) + 63) & ~(size_t)63;
+    top += pool->created % FIBER_COLOURS * FIBER_COLOUR_BYTES;
     struct fiber *fiber = (struct fiber *)(void *)(mapping + bytes - top);
     memset(fiber, 0, sizeof(*fiber));
     queue_link_init(&fiber->link);
@@ -208,7 +218,10 @@ static struct fiber *fiber_acquire(struct core *core)
         pool->idle = fiber->idle_next;
         invariant(fiber->state == FIBER_IDLE);
     }
+    fiber->cold = false;
     pool->live++;
+    if (pool->live > pool->live_peak)
+        pool->live_peak = pool->live;
     if (pool->live > pool->live_max)
         pool->live_max = pool->live;
     pool->spawned++;
@@ -222,13 +235,35 @@ static void fiber_release(struct fiber *fiber)
     invariant(pool->live > 0);
     pool->live--;
     fiber->state = FIBER_IDLE;
-    if (pool->created - pool->live > FIBER_WARM_MAX) { /* after a burst: the pages below the first go back to the kernel */
-        uintptr_t low = (uintptr_t)fiber_stack_low(fiber);
-        uintptr_t high = (uintptr_t)fiber & ~(uintptr_t)4095;
-        madvise(fiber_stack_low(fiber), high - low - 4096, MADV_DONTNEED);
-    }
     fiber->idle_next = pool->idle;
     pool->idle = fiber;
+}
+
+/* Gives a finished fiber's stack back to the kernel, all but the page with its frame of origin. */
+static void fiber_chill(struct fiber *fiber)
+{
+    invariant(fiber->state == FIBER_IDLE);
+    uint8_t *low = fiber_stack_low(fiber);
+    uintptr_t top_page = (uintptr_t)fiber & ~(uintptr_t)4095;
+    madvise(low, top_page - (uintptr_t)low, MADV_DONTNEED);
+    fiber->cold = true;
+}
+
+/* Once a period: of the idle fibers keeps warm what the period's peak needed. The idle list is a
+ * stack, so what the peak did not reach is at its end. */
+static void fiber_pool_trim(struct core *core)
+{
+    struct fiber_pool *pool = &core->fibers;
+    uint64_t now_ns = reactor_now_ns(core->reactor);
+    if (likely(now_ns < pool->trim_ns))
+        return;
+    uint32_t keep = pool->live_peak > FIBER_WARM_MIN ? pool->live_peak : FIBER_WARM_MIN;
+    uint32_t rank = pool->live;
+    for (struct fiber *fiber = pool->idle; fiber != NULL; fiber = fiber->idle_next)
+        if (rank++ >= keep && !fiber->cold)
+            fiber_chill(fiber);
+    pool->live_peak = pool->live;
+    pool->trim_ns = now_ns + FIBER_TRIM_NS;
 }
 
 int fiber_spawn(struct core *core, enum fiber_class class, void (*entry)(void *argument),
@@ -266,9 +301,11 @@ uint32_t fiber_run_ready(struct core *core, enum fiber_class class, uint64_t dea
         ran++;
         if (fiber->finished)
             fiber_release(fiber);
-        if (left > 1 && reactor_clock_ns(core->reactor) >= deadline_ns)
+        bool look = class == FIBER_BACKGROUND || ran % FIBER_CLOCK_EVERY == 0;
+        if (left > 1 && look && reactor_clock_ns(core->reactor) >= deadline_ns)
             break;
     }
+    fiber_pool_trim(core);
     return ran;
 }
 

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/err.h"
+#include "core/logger.h"
 
 #define HUGE_PAGE_BYTES    ((uint64_t)2 * 1024 * 1024)
 #define REGISTER_BYTES_MAX GIB /* the kernel's limit for one registered buffer */
@@ -188,6 +189,12 @@ static void arena_register(struct reactor *reactor)
     if (error == 0)
         return;
     reactor->features.registered_buffers = false;
+    struct rlimit limit = {0};
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    log_warn("registering the I/O buffers failed; raise ulimit -l or grant CAP_IPC_LOCK; "
+             "continuing with unregistered buffers",
+             LOG_U64("mib", reactor->arena_bytes / MIB), LOG_ERROR(error),
+             LOG_U64("memlock_limit_kib", limit.rlim_cur / KIB));
 }
 
 static int arena_open(struct reactor *reactor)
@@ -246,6 +253,17 @@ static uint64_t random_seed(uint64_t wanted)
     if (seed == 0 && getrandom(&seed, sizeof(seed), 0) != (ssize_t)sizeof(seed))
         fatal("getrandom: %s", strerror(errno));
     return seed;
+}
+
+static void log_features(const struct reactor *reactor)
+{
+    const struct uring_features *features = &reactor->features;
+    log_debug("io_uring ready", LOG_U64("core", reactor->options.core),
+              LOG_BOOL("defer_taskrun", features->defer_taskrun),
+              LOG_BOOL("multishot_recv", features->multishot_recv),
+              LOG_BOOL("multishot_accept", features->multishot_accept),
+              LOG_BOOL("registered_buffers", features->registered_buffers),
+              LOG_BOOL("msg_ring", features->msg_ring), LOG_BOOL("ftruncate", features->ftruncate));
 }
 
 /* Undoes any prefix of reactor_create(). */
@@ -311,6 +329,7 @@ int reactor_create(const struct reactor_options *options, struct reactor **react
         goto fail;
     uring_arm_interrupt(reactor);
     reactor->now_ns = reactor_clock_ns(reactor);
+    log_features(reactor);
     *reactor_out = reactor;
     return 0;
 

@@ -16,9 +16,11 @@
 #include <unistd.h>
 
 #include "core/buffer.h"
+#include "core/core.h"
 #include "core/err.h"
 #include "core/prng.h"
 #include "core/reactor.h"
+#include "tests/conformance/reactor_conformance.h"
 
 /* Every fallback runs the same tests. */
 static const char *const feature_sets[] = {
@@ -896,4 +898,35 @@ Test(reactor_refusal, blocked_by_a_sandbox)
 Test(reactor_refusal, unknown_to_the_kernel)
 {
     refusal_names(ENOSYS, "no io_uring", "Linux >= 6.1 is required, found ");
+}
+
+/* ---- the table both backends share ---------------------------------------------------------- */
+
+static void conformance(const char *disable)
+{
+    struct mesh *mesh;
+    struct core *core;
+    char reason[256] = "";
+    struct core_options options = {.reactor = options_default(disable), .fibers_max = 16};
+    cr_assert_eq(mesh_create(1, 64, &mesh), 0);
+    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
+    core_set_current(core);
+    struct reactor_conformance run = {.directory = directory, .host = "127.0.0.1"};
+    cr_assert_eq(reactor_conformance_start(core, &run), 0);
+    uint64_t deadline_ns = reactor_clock_ns(core_reactor(core)) + WAIT_NS_MAX;
+    while (!run.finished) {
+        cr_assert_lt(reactor_clock_ns(core_reactor(core)), deadline_ns, "stalled after case %u",
+                     run.cases_run);
+        core_turn(core, true);
+    }
+    cr_assert_eq(run.failures, 0, "[%s] %s", disable, run.first_failure);
+    core_set_current(NULL);
+    core_destroy(core);
+    mesh_destroy(mesh);
+}
+
+Test(reactor_files, conforms)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(feature_sets); i++)
+        conformance(feature_sets[i]);
 }
