@@ -365,10 +365,11 @@ void wal_append(struct wal *wal, struct wal_append *append)
 {
     invariant(core_current() == wal->core);
     invariant(append->done != NULL && !wal->draining);
-    invariant(!wal->fenced || append->kind == WAL_APPEND_RESET);
+    invariant(!wal->fenced || append->kind == WAL_APPEND_RESET || wal->reset_queued);
     invariant(append->entry_count == 0 || append->kind == WAL_APPEND_ENTRIES ||
               append->kind == WAL_APPEND_REPAIR);
     invariant(append->entry_count == 0 || append->entries != NULL);
+    wal->reset_queued = wal->reset_queued || append->kind == WAL_APPEND_RESET;
     queue_link_init(&append->link);
     append->entries_taken = 0;
     append->fragment_offset = 0;
@@ -391,7 +392,6 @@ static void acknowledge_block(struct wal *wal, struct wal_write *write)
     invariant(block->entry_count == 0 || (block->flags & WAL_BLOCK_REPAIR) != 0 ||
               wal_last_index(wal) == wal_block_last_index(block));
     if ((block->flags & WAL_BLOCK_RESET) != 0) {
-        wal->fenced = false;
         wal->release_index = block->first_index - 1;
         wal_keeper_kick(wal);
     }
@@ -410,6 +410,30 @@ static void acknowledge_appends(struct wal *wal)
     }
 }
 
+void wal_acknowledge(struct wal *wal)
+{
+    wal->completing = true;
+    while (wal_in_flight(wal) != 0) { /* only the contiguous prefix */
+        struct wal_write *oldest = &wal->writes[(wal->durable_sequence + 1) % wal->writes_max];
+        invariant(oldest->block.sequence == wal->durable_sequence + 1);
+        if (oldest->pending != 0)
+            break;
+        if (wal->fenced) {
+            /* The block that ends the fence counts once the superblock points at it. */
+            invariant((oldest->block.flags & WAL_BLOCK_RESET) != 0);
+            wal->fence_end = oldest->block.segment;
+            wal_keeper_kick(wal);
+            break;
+        }
+        acknowledge_block(wal, oldest);
+        acknowledge_appends(wal);
+    }
+    wal->completing = false;
+    wal_flush(wal);
+    if (wal_in_flight(wal) == 0)
+        wal_went_idle(wal);
+}
+
 void wal_write_completed(struct wal_write *write)
 {
     struct wal *wal = write->wal;
@@ -418,19 +442,7 @@ void wal_write_completed(struct wal_write *write)
         return;
     histogram_record(&wal->stats.write_ns, reactor_clock_ns(wal->reactor) - write->started_ns);
     sometimes(write->block.sequence != wal->durable_sequence + 1, "wal: later write done first");
-    wal->completing = true;
-    while (wal_in_flight(wal) != 0) { /* only the contiguous prefix */
-        struct wal_write *oldest = &wal->writes[(wal->durable_sequence + 1) % wal->writes_max];
-        invariant(oldest->block.sequence == wal->durable_sequence + 1);
-        if (oldest->pending != 0)
-            break;
-        acknowledge_block(wal, oldest);
-        acknowledge_appends(wal);
-    }
-    wal->completing = false;
-    wal_flush(wal);
-    if (wal_in_flight(wal) == 0)
-        wal_went_idle(wal);
+    wal_acknowledge(wal);
 }
 
 /* ---- plain questions ----------------------------------------------------------------------------

@@ -177,7 +177,10 @@ struct wal {
     uint8_t *history; /* one page: the newest headers, newest first */
     struct queue queued, issued;
     bool completing; /* inside the acknowledgement loop: wal_flush() waits for its end */
-    bool fenced, stalled;
+    bool stalled;    /* a block waits for a segment */
+    bool fenced;     /* until a reset is durable and the superblock begins with it */
+    bool reset_queued;
+    uint32_t fence_end; /* segment of that reset, once written; 0: none */
 
     /* As of next_sequence - 1: what the next block continues. */
     struct hard_state hard_state;
@@ -201,6 +204,9 @@ static inline uint64_t wal_in_flight(const struct wal *wal)
 {
     return wal->next_sequence - 1 - wal->durable_sequence;
 }
+
+/* Acknowledges what is durable from the oldest block on, then writes what is queued. */
+void wal_acknowledge(struct wal *wal);
 
 /* One of the two writes of a block is complete: W2. Exposed for tests of the order. */
 void wal_write_completed(struct wal_write *write);

@@ -239,10 +239,22 @@ static void prepare_segments(struct wal *wal)
     wal->space_low = wal->space_low && wal->segment_count - wal->active - 1 < wal->segments_ready;
 }
 
+/* A reset ends the fence: with the superblock that begins at it, the damage is out of the log. */
+static void end_fence(struct wal *wal)
+{
+    wal->superblock.oldest_segment = wal->fence_end;
+    wal_superblock_write(wal, false);
+    wal->fence_end = 0;
+    wal->fenced = false;
+    wal_acknowledge(wal);
+}
+
 static void keeper_main(void *argument)
 {
     struct wal *wal = argument;
     while (!wal->closing) {
+        if (wal->fence_end != 0)
+            end_fence(wal);
         release_segments(wal);
         while (wal->segments[0].number < wal->superblock.oldest_segment &&
                wal->segments[0].pins == 0)
