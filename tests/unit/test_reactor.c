@@ -270,7 +270,7 @@ Test(reactor_files, lock_is_exclusive_until_closed)
     reactor_destroy(reactor);
 }
 
-Test(reactor_files, starting_an_op_twice_is_noticed, .signal = SIGABRT)
+Test(reactor_misuse, starting_an_op_twice_is_noticed, .signal = SIGABRT)
 {
     struct reactor *reactor = reactor_open_default("");
     struct waited_op waited = waited_make();
