@@ -99,7 +99,11 @@ struct raft_options {
 /* Production values; id and seed are left 0. */
 void raft_options_default(struct raft_options *options);
 
-/* What the node remembers when it starts. */
+/*
+ * What the node remembers when it starts. The first configuration of a group is in no log entry, so
+ * either every node is started with it at index 0, or the group begins as if compacted at index 1
+ * and who joins starts with nothing (an empty configuration) and is sent a snapshot.
+ */
 struct raft_start {
     struct hard_state hard_state;
     uint64_t compacted_index; /* last entry known only from a snapshot; 0 = the log is complete */
