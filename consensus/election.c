@@ -138,6 +138,8 @@ static void become_leader(struct raft *raft)
         bool own = peer->id == raft->options.id;
         progress_reset(peer, own ? raft->log.durable_index : 0, last + 1);
         peer->recent_active = own;
+        if (own)
+            progress_become_replicate(peer);
     }
     /* Any configuration change in the log may be uncommitted: none is accepted until all is
      * applied. This is lazier than a scan and right in every case. */
