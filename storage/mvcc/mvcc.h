@@ -31,12 +31,14 @@ struct lsm;
 struct lsm_options;
 struct lsm_reader;
 
-#define MVCC_KEY_BYTES_MAX       ((uint32_t)(8 * 1024 * 1024))
+#define MVCC_KEY_BYTES_MAX       ((uint32_t)(2 * 1024 * 1024 - 16))
+#define MVCC_VALUE_BYTES_MAX     ((uint32_t)(16 * 1024 * 1024 - 64))
+#define MVCC_META_PREFIX_BYTES_MAX 255
 #define MVCC_TXN_OPS_DEFAULT     128
 #define MVCC_FIRST_REVISION      1
 #define MVCC_NEVER_COMPACTED     (-1)
 #define MVCC_SORT_BYTES_DEFAULT  ((size_t)(64 * 1024 * 1024))
-#define MVCC_TXN_DEPTH_MAX       64 /* nesting; the op budget allows no more than that in practice */
+#define MVCC_TXN_DEPTH_MAX       64 /* nesting of transactions; deeper is ERR_TOO_MANY_OPS */
 
 /* ---- requests ----------------------------------------------------------------------------------
  * Views are borrowed for the call. Integers that etcd defines as enums come in as they were on the
@@ -110,7 +112,7 @@ struct mvcc_op {
 
 struct mvcc_compact_request {
     int64_t revision;
-    bool physical; /* for the caller: wait for mvcc_purge() too */
+    bool physical; /* for the caller: call mvcc_purge() before answering */
 };
 
 /* ---- results -----------------------------------------------------------------------------------
@@ -160,7 +162,7 @@ struct mvcc_op_result {
     };
 };
 
-/* ---- checks that need no state (any core, before proposing) --------------------------------------
+/* ---- checks that need no state (any core, before proposing) -----------------------------------
  * In the order in which stock etcd reports. ERR_EMPTY_KEY, ERR_VALUE_PROVIDED, ERR_LEASE_PROVIDED,
  * ERR_INVALID_SORT, ERR_TOO_MANY_OPS, ERR_DUPLICATE_KEY, ERR_KEY_NOT_FOUND (an op without request).
  */
@@ -183,7 +185,7 @@ bool mvcc_txn_is_serializable(const struct mvcc_txn_request *request); /* all ra
 bool mvcc_interval_holds(struct bytes key, struct bytes range_end, struct bytes probe);
 bool mvcc_interval_is_empty(struct bytes key, struct bytes range_end);
 
-/* ---- what all cores see --------------------------------------------------------------------------
+/* ---- what all cores see -----------------------------------------------------------------------
  * Created before the LSM, because the LSM's compaction filter reads the watermark from it. */
 
 struct mvcc_shared;
@@ -245,7 +247,9 @@ int64_t mvcc_compacted(const struct mvcc *mvcc); /* with the open batch */
 uint64_t mvcc_applied_index(const struct mvcc *mvcc); /* of the last commit */
 uint64_t mvcc_applied_term(const struct mvcc *mvcc);
 
-/* All FIBER: they wait only when a previous version is neither in memory nor ruled out by a bloom
+/* Result arenas should be unbounded: what must be laid out before anything is decided (a txn's
+ * tree, the keys of a lease) fails with -ENOMEM, which like any error of reading stops the node.
+ * All FIBER: they wait only when a previous version is neither in memory nor ruled out by a bloom
  * filter; mvcc_prefetch() makes that rare. A request was checked by the functions above. */
 must_check int mvcc_apply_put(struct mvcc *mvcc, const struct mvcc_put_request *request,
                               struct arena *arena, struct mvcc_put_result *result);
@@ -267,7 +271,8 @@ must_check int mvcc_meta_delete(struct mvcc *mvcc, struct bytes name);
 /* FIBER. ERR_NOT_FOUND; the value is copied to the arena. */
 must_check int mvcc_meta_get(struct mvcc *mvcc, struct bytes name, struct arena *arena,
                              struct bytes *value);
-/* FIBER. In name order; `each` returns 0 or an error that ends the walk and is returned. */
+/* FIBER. In name order; `prefix` is at most MVCC_META_PREFIX_BYTES_MAX long. `each` returns 0, or
+ * an error that ends the walk and is returned. */
 must_check int mvcc_meta_scan(struct mvcc *mvcc, struct bytes prefix,
                               int (*each)(void *context, struct bytes name, struct bytes value),
                               void *context);
@@ -276,10 +281,18 @@ must_check int mvcc_meta_scan(struct mvcc *mvcc, struct bytes prefix,
  * unit of recovery, and the new state is published to all cores. `applied_index` rises. */
 must_check int mvcc_commit(struct mvcc *mvcc, uint64_t applied_index, uint64_t term);
 
-/* FIBER, but never the apply fiber: reads what `op` will read, so that applying it does not wait. */
+/* FIBER, but not the apply fiber: reads what `op` will read, so that applying it does not wait. */
 void mvcc_prefetch(struct mvcc *mvcc, const struct mvcc_op *op);
 
-/* FIBER. Returns once what is below the current watermark is gone from the disk (physical). */
+/* Now and then on a quiet node (each commit does it too): lets purging follow the watermark. Rows
+ * are dropped only by a compaction whose own log entry has reached the tables, because a restart
+ * replays the log from there and must find the state that it left. */
+void mvcc_tick(struct mvcc *mvcc);
+
+/* FIBER. For physical compactions: flushes, so that everything below the current watermark may be
+ * dropped, and starts dropping it. It does not wait for the rewriting of tables, which never blocks
+ * anyone and goes on in the background; sizes reported as in use shrink at once. ERR_DEADLINE when
+ * the flush takes longer than 5 s: purging then follows by itself. */
 must_check int mvcc_purge(struct mvcc *mvcc);
 
 /* FIBER. Every key attached to a lease, in byte order, as of the open batch. */
@@ -300,7 +313,7 @@ struct mvcc_stats {
 /* Published at each commit; any core. */
 struct mvcc_stats mvcc_shared_stats(const struct mvcc_shared *shared);
 
-/* ---- readers (one per core) -----------------------------------------------------------------------
+/* ---- readers (one per core) -------------------------------------------------------------------
  */
 
 struct mvcc_reader;
@@ -350,7 +363,7 @@ must_check int mvcc_range(struct mvcc_reader *reader, const struct mvcc_range_re
 must_check int mvcc_read_txn(struct mvcc_reader *reader, const struct mvcc_txn_request *request,
                              struct arena *arena, struct mvcc_txn_result *result);
 
-/* ---- history, for watches ------------------------------------------------------------------------
+/* ---- history, for watches ---------------------------------------------------------------------
  */
 
 struct mvcc_event {
@@ -370,7 +383,7 @@ struct mvcc_history_options {
     bool prev_kv;
 };
 
-/* FIBER. ERR_COMPACTED when from_revision < compacted; the events at exactly compacted are there. */
+/* FIBER. ERR_COMPACTED when from_revision < compacted; events at exactly that are there. */
 must_check int mvcc_history_open(struct mvcc_reader *reader,
                                  const struct mvcc_history_options *options,
                                  struct mvcc_history **history);
@@ -379,7 +392,7 @@ int64_t mvcc_history_revision(const struct mvcc_history *history); /* it ends he
 must_check int mvcc_history_next(struct mvcc_history *history, struct mvcc_event *event);
 void mvcc_history_close(struct mvcc_history *history);
 
-/* ---- consistency hash ----------------------------------------------------------------------------
+/* ---- consistency hash -------------------------------------------------------------------------
  */
 
 struct mvcc_hash {
