@@ -1,0 +1,140 @@
+/* The published state of the store, and the compaction filter that acts on it. */
+#include "storage/mvcc/mvcc_private.h"
+
+#include <stdlib.h>
+
+#include "core/err.h"
+#include "core/invariant.h"
+
+/* ---- filter: background core --------------------------------------------------------------------
+ */
+
+struct filter_job {
+    int64_t purge_below;
+};
+
+static void *filter_begin(void *context)
+{
+    struct mvcc_shared *shared = context;
+    struct filter_job *job = malloc(sizeof(*job));
+    if (job == NULL)
+        fatal("out of memory for a compaction");
+    job->purge_below = atomic_load_explicit(&shared->purge_below, memory_order_acquire);
+    return job;
+}
+
+static void filter_end(void *job)
+{
+    free(job);
+}
+
+/* For each key: every version above the watermark, the newest at or below it unless that is a
+ * tombstone, and a tombstone exactly at it (a watch from there still needs the event). */
+static bool filter_keep_key(const struct lsm_filter_row *filtered, int64_t purge_below)
+{
+    const struct lsm_row *row = filtered->row;
+    if (purge_below < 0 || row->version.main > (uint64_t)purge_below)
+        return true;
+    if (filtered->newer_exists && filtered->newer_version.main <= (uint64_t)purge_below)
+        return false;
+    if (row->kind == LSM_VALUE || row->version.main == (uint64_t)purge_below)
+        return true;
+    /* Older versions outside this merge would come back to life without their tombstone. */
+    return !filtered->bottom;
+}
+
+static bool filter_keep(void *context, const struct lsm_filter_row *filtered)
+{
+    const struct filter_job *job = context;
+    const struct lsm_row *row = filtered->row;
+    invariant(row->key.size != 0);
+    switch (row->key.data[0]) {
+    case MVCC_TABLE_KEYS:
+        return filter_keep_key(filtered, job->purge_below);
+    case MVCC_TABLE_HISTORY:
+        return job->purge_below < 0 || row->version.main >= (uint64_t)job->purge_below;
+    case MVCC_TABLE_LEASES:
+    case MVCC_TABLE_META:
+        /* Only ever read at their newest. */
+        return !filtered->newer_exists && (row->kind == LSM_VALUE || !filtered->bottom);
+    default:
+        return true;
+    }
+}
+
+void mvcc_configure_lsm(struct mvcc_shared *shared, struct lsm_options *options)
+{
+    shared->filter = (struct lsm_filter){
+        .context = shared, .begin = filter_begin, .keep = filter_keep, .end = filter_end};
+    options->filter = &shared->filter;
+}
+
+/* ---- state --------------------------------------------------------------------------------------
+ */
+
+struct mvcc_shared *mvcc_shared_create(void)
+{
+    struct mvcc_shared *shared = aligned_alloc(CACHE_LINE_BYTES, sizeof(*shared));
+    if (shared == NULL)
+        return NULL;
+    memset(shared, 0, sizeof(*shared));
+    atomic_init(&shared->revision, MVCC_FIRST_REVISION);
+    atomic_init(&shared->compacted, MVCC_NEVER_COMPACTED);
+    atomic_init(&shared->purge_below, MVCC_NEVER_COMPACTED);
+    return shared;
+}
+
+void mvcc_shared_destroy(struct mvcc_shared *shared)
+{
+    free(shared);
+}
+
+/* Release stores in between keep the odd sequence first; the last one publishes the rows too. */
+void mvcc_shared_publish(struct mvcc_shared *shared, const struct mvcc_stats *stats)
+{
+    uint64_t sequence = atomic_load_explicit(&shared->sequence, memory_order_relaxed);
+    invariant((sequence & 1) == 0 && stats->compacted <= stats->revision);
+    invariant(stats->revision >= atomic_load_explicit(&shared->revision, memory_order_relaxed));
+    invariant(stats->compacted >= atomic_load_explicit(&shared->compacted, memory_order_relaxed));
+    atomic_store_explicit(&shared->sequence, sequence + 1, memory_order_relaxed);
+    atomic_store_explicit(&shared->revision, stats->revision, memory_order_release);
+    atomic_store_explicit(&shared->compacted, stats->compacted, memory_order_release);
+    atomic_store_explicit(&shared->applied_index, stats->applied_index, memory_order_release);
+    atomic_store_explicit(&shared->key_count, stats->key_count, memory_order_release);
+    atomic_store_explicit(&shared->size_bytes, stats->size_bytes, memory_order_release);
+    atomic_store_explicit(&shared->size_in_use_bytes, stats->size_in_use_bytes,
+                          memory_order_release);
+    atomic_store_explicit(&shared->sequence, sequence + 2, memory_order_release);
+}
+
+struct mvcc_stats mvcc_shared_stats(const struct mvcc_shared *shared)
+{
+    struct mvcc_stats stats;
+    uint64_t before, after;
+    do {
+        before = atomic_load_explicit(&shared->sequence, memory_order_acquire);
+        stats.revision = atomic_load_explicit(&shared->revision, memory_order_acquire);
+        stats.compacted = atomic_load_explicit(&shared->compacted, memory_order_acquire);
+        stats.applied_index = atomic_load_explicit(&shared->applied_index, memory_order_acquire);
+        stats.key_count = atomic_load_explicit(&shared->key_count, memory_order_acquire);
+        stats.size_bytes = atomic_load_explicit(&shared->size_bytes, memory_order_acquire);
+        stats.size_in_use_bytes =
+            atomic_load_explicit(&shared->size_in_use_bytes, memory_order_acquire);
+        after = atomic_load_explicit(&shared->sequence, memory_order_relaxed);
+    } while ((before & 1) != 0 || before != after);
+    return stats;
+}
+
+struct mvcc_state mvcc_shared_state(const struct mvcc_shared *shared)
+{
+    struct mvcc_state state;
+    uint64_t before, after;
+    do {
+        before = atomic_load_explicit(&shared->sequence, memory_order_acquire);
+        state.revision = atomic_load_explicit(&shared->revision, memory_order_acquire);
+        state.compacted = atomic_load_explicit(&shared->compacted, memory_order_acquire);
+        state.applied_index = atomic_load_explicit(&shared->applied_index, memory_order_acquire);
+        after = atomic_load_explicit(&shared->sequence, memory_order_relaxed);
+    } while ((before & 1) != 0 || before != after);
+    return state;
+}

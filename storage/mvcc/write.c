@@ -1,0 +1,273 @@
+/* The changes themselves: one put or delete inside the request in hand. */
+#include "storage/mvcc/mvcc_private.h"
+
+#include "core/err.h"
+#include "core/invariant.h"
+
+struct mvcc_view mvcc_write_view(const struct mvcc *mvcc)
+{
+    return (struct mvcc_view){
+        .lsm = mvcc->reader,
+        .at = mvcc_version_at(mvcc->revision + (mvcc->sub != 0)),
+        .revision = mvcc_write_revision(mvcc),
+        .compacted = mvcc->compacted,
+    };
+}
+
+int64_t mvcc_write_revision(const struct mvcc *mvcc)
+{
+    return mvcc->revision + (mvcc->sub != 0);
+}
+
+int64_t mvcc_write_end(struct mvcc *mvcc)
+{
+    mvcc->revision = mvcc_write_revision(mvcc);
+    mvcc->sub = 0;
+    return mvcc->revision;
+}
+
+/* ---- the previous version -----------------------------------------------------------------------
+ */
+
+struct before {
+    struct mvcc_kv kv;
+    bool exists; /* live; else kv is all zero */
+    bool pinned; /* `row` needs a release */
+    struct lsm_row row;
+    struct lsm_position position;
+};
+
+/* One search in the memtables finds the newest version and the place for the next. Only a key that
+ * is not there asks the tables, whose bloom filters know most new keys; only then it may wait. */
+static int before_find(struct mvcc *mvcc, struct bytes row_key, struct before *before)
+{
+    before->exists = before->pinned = false;
+    before->kv = (struct mvcc_kv){.key = mvcc_row_user_key(row_key)};
+    int error =
+        lsm_find_newest_in_memory(mvcc->lsm, row_key, &before->row, &before->position);
+    if (error == ERR_NOT_FOUND) {
+        error = lsm_get_now(mvcc->reader, row_key, LSM_VERSION_MAX, &before->row);
+        if (error == ERR_WOULD_WAIT)
+            error = lsm_get(mvcc->reader, row_key, LSM_VERSION_MAX, &before->row);
+        before->pinned = error == 0;
+    }
+    if (error == ERR_NOT_FOUND)
+        return 0;
+    if (error != 0)
+        return error;
+    invariant(before->row.version.main <= (uint64_t)mvcc->revision + (mvcc->sub != 0));
+    if (before->row.kind == LSM_TOMBSTONE)
+        return 0;
+    error = mvcc_row_decode_value(&before->row, &before->kv);
+    before->exists = error == 0;
+    return error;
+}
+
+static void before_release(struct mvcc *mvcc, struct before *before)
+{
+    if (before->pinned)
+        lsm_row_release(mvcc->reader, &before->row);
+    before->pinned = false;
+}
+
+static uint64_t before_bytes(const struct before *before)
+{
+    return before->exists ? mvcc_ledger_row_bytes(before->kv.key, before->kv.value) : 0;
+}
+
+/* ---- rows ---------------------------------------------------------------------------------------
+ */
+
+static struct lsm_version next_version(const struct mvcc *mvcc)
+{
+    invariant(mvcc->sub < UINT32_MAX);
+    return (struct lsm_version){.main = (uint64_t)mvcc->revision + 1, .sub = mvcc->sub};
+}
+
+static void insert_history(struct mvcc *mvcc, enum mvcc_change_kind kind, struct bytes key)
+{
+    uint8_t row_key[MVCC_HISTORY_KEY_BYTES];
+    struct lsm_version version = next_version(mvcc);
+    uint8_t *value = mvcc_buffer_take(&mvcc->row_buffer, 1 + key.size);
+    size_t bytes = mvcc_row_encode_history(value, kind, key);
+    lsm_insert(mvcc->lsm, mvcc_row_history_key(row_key, version.main, version.sub), version,
+               LSM_VALUE, bytes_make(value, bytes));
+}
+
+static void insert_lease(struct mvcc *mvcc, int64_t lease, struct bytes key, bool attached)
+{
+    uint8_t *row_key = mvcc_buffer_take(&mvcc->row_buffer, MVCC_ROW_PREFIX_BYTES_MAX + key.size);
+    lsm_insert(mvcc->lsm, mvcc_row_lease_key(row_key, lease, key), next_version(mvcc),
+               attached ? LSM_VALUE : LSM_TOMBSTONE, bytes_make(NULL, 0));
+    if (mvcc->options.lease_moved != NULL)
+        mvcc->options.lease_moved(mvcc->options.context, lease, key, attached);
+}
+
+static void move_lease(struct mvcc *mvcc, int64_t from, int64_t to, struct bytes key)
+{
+    if (from == to)
+        return;
+    if (from != 0)
+        insert_lease(mvcc, from, key, false);
+    if (to != 0)
+        insert_lease(mvcc, to, key, true);
+}
+
+static void report_change(struct mvcc *mvcc, enum mvcc_change_kind kind, const struct mvcc_kv *kv,
+                          int64_t prev_mod_revision)
+{
+    if (mvcc->options.changed == NULL)
+        return;
+    struct mvcc_change change = {
+        .kind = kind, .sub = mvcc->sub, .kv = *kv, .prev_mod_revision = prev_mod_revision};
+    mvcc->options.changed(mvcc->options.context, &change);
+}
+
+/* ---- put ----------------------------------------------------------------------------------------
+ */
+
+static void insert_put(struct mvcc *mvcc, struct bytes row_key, const struct before *before,
+                       const struct mvcc_kv *kv)
+{
+    struct lsm_version version = next_version(mvcc);
+    invariant(kv->mod_revision == (int64_t)version.main);
+    uint8_t *value = mvcc_buffer_take(&mvcc->value_buffer,
+                                      MVCC_KEY_VALUE_HEADER_BYTES_MAX + kv->value.size);
+    size_t bytes = mvcc_row_encode_value(value, kv);
+    lsm_insert_at(mvcc->lsm, &before->position, row_key, version, LSM_VALUE,
+                  bytes_make(value, bytes));
+    insert_history(mvcc, MVCC_CHANGE_PUT, kv->key);
+    move_lease(mvcc, before->kv.lease, kv->lease, kv->key);
+    mvcc_ledger_put(&mvcc->ledger, kv->mod_revision, mvcc_ledger_row_bytes(kv->key, kv->value),
+                    before_bytes(before));
+    report_change(mvcc, MVCC_CHANGE_PUT, kv, before->kv.mod_revision);
+    mvcc->ledger_changes++;
+    mvcc->sub++;
+}
+
+int mvcc_write_put(struct mvcc *mvcc, const struct mvcc_put_request *request, bool must_exist,
+                   struct mvcc_reply *reply, struct mvcc_put_result *result)
+{
+    struct before before;
+    invariant(request->key.size != 0 && request->key.size <= MVCC_KEY_BYTES_MAX);
+    struct bytes row_key =
+        mvcc_row_key(mvcc_buffer_take(&mvcc->key_buffer, 1 + request->key.size), request->key);
+    int error = before_find(mvcc, row_key, &before);
+    if (error == 0 && must_exist && !before.exists)
+        error = ERR_KEY_NOT_FOUND;
+    if (error != 0)
+        goto done;
+    struct mvcc_kv kv = {
+        .key = request->key,
+        .value = request->ignore_value ? before.kv.value : request->value,
+        .lease = request->ignore_lease ? before.kv.lease : request->lease,
+        .mod_revision = mvcc->revision + 1,
+        .create_revision = before.exists ? before.kv.create_revision : mvcc->revision + 1,
+        .version = before.kv.version + 1,
+    };
+    result->has_prev_kv = request->prev_kv && before.exists;
+    if (result->has_prev_kv)
+        mvcc_reply_copy(reply, &before.kv, &result->prev_kv);
+    insert_put(mvcc, row_key, &before, &kv);
+    result->revision = mvcc_write_revision(mvcc);
+done:
+    before_release(mvcc, &before);
+    return error;
+}
+
+/* ---- delete -------------------------------------------------------------------------------------
+ */
+
+/* `kv` is the live version that goes; its views hold until the next wait. */
+static void insert_delete(struct mvcc *mvcc, struct bytes row_key,
+                          const struct lsm_position *position, const struct mvcc_kv *kv)
+{
+    struct lsm_version version = next_version(mvcc);
+    struct mvcc_kv gone = {.key = kv->key, .mod_revision = (int64_t)version.main};
+    if (position != NULL)
+        lsm_insert_at(mvcc->lsm, position, row_key, version, LSM_TOMBSTONE, bytes_make(NULL, 0));
+    else
+        lsm_insert(mvcc->lsm, row_key, version, LSM_TOMBSTONE, bytes_make(NULL, 0));
+    insert_history(mvcc, MVCC_CHANGE_DELETE, kv->key);
+    move_lease(mvcc, kv->lease, 0, kv->key);
+    mvcc_ledger_delete(&mvcc->ledger, gone.mod_revision,
+                       mvcc_ledger_row_bytes(kv->key, bytes_make(NULL, 0)),
+                       mvcc_ledger_row_bytes(kv->key, kv->value));
+    report_change(mvcc, MVCC_CHANGE_DELETE, &gone, kv->mod_revision);
+    mvcc->ledger_changes++;
+    mvcc->sub++;
+}
+
+static int delete_one(struct mvcc *mvcc, const struct mvcc_delete_request *request,
+                      struct mvcc_reply *reply, struct mvcc_kv_list *prev_kvs, int64_t *deleted)
+{
+    struct before before;
+    struct bytes row_key =
+        mvcc_row_key(mvcc_buffer_take(&mvcc->key_buffer, 1 + request->key.size), request->key);
+    int error = before_find(mvcc, row_key, &before);
+    if (error == 0 && before.exists) {
+        if (request->prev_kv)
+            mvcc_reply_append(reply, prev_kvs, &before.kv);
+        insert_delete(mvcc, row_key, &before.position, &before.kv);
+        *deleted = 1;
+    }
+    before_release(mvcc, &before);
+    return error;
+}
+
+/* Tombstones go in while the cursor stands on what they hide: it does not see them, because it
+ * reads at what had been written when it was opened. */
+static int delete_interval(struct mvcc *mvcc, const struct mvcc_delete_request *request,
+                           struct mvcc_reply *reply, struct mvcc_kv_list *prev_kvs,
+                           int64_t *deleted)
+{
+    struct lsm_cursor *cursor;
+    struct lsm_row row;
+    uint8_t *bounds_at = mvcc_buffer_take(&mvcc->key_buffer,
+                                          mvcc_bounds_bytes(request->key, request->range_end));
+    struct mvcc_bounds bounds = mvcc_bounds_make(bounds_at, request->key, request->range_end);
+    struct lsm_cursor_options options = {
+        .lower = bounds.lower,
+        .upper = bounds.upper,
+        .version_max = mvcc_version_at(mvcc->revision),
+        .newest_only = true,
+    };
+    if (mvcc->sub != 0)
+        options.version_max =
+            (struct lsm_version){.main = (uint64_t)mvcc->revision + 1, .sub = mvcc->sub - 1};
+    int found = lsm_cursor_open(mvcc->reader, &options, &cursor);
+    if (found != 0)
+        return found;
+    while ((found = lsm_cursor_next(cursor, &row)) > 0) {
+        struct mvcc_kv kv;
+        if (row.kind == LSM_TOMBSTONE)
+            continue;
+        found = mvcc_row_decode_value(&row, &kv);
+        if (found != 0)
+            break;
+        kv.key = mvcc_row_user_key(row.key);
+        if (request->prev_kv)
+            mvcc_reply_append(reply, prev_kvs, &kv);
+        insert_delete(mvcc, row.key, NULL, &kv);
+        ++*deleted;
+    }
+    lsm_cursor_close(cursor);
+    return found;
+}
+
+int mvcc_write_delete(struct mvcc *mvcc, const struct mvcc_delete_request *request,
+                      struct mvcc_reply *reply, struct mvcc_delete_result *result)
+{
+    struct mvcc_kv_list prev_kvs = {0};
+    int error = 0;
+    invariant(request->key.size != 0);
+    result->deleted = 0;
+    if (request->range_end.size == 0)
+        error = delete_one(mvcc, request, reply, &prev_kvs, &result->deleted);
+    else if (!mvcc_interval_is_empty(request->key, request->range_end))
+        error = delete_interval(mvcc, request, reply, &prev_kvs, &result->deleted);
+    result->prev_kvs = prev_kvs.kvs;
+    result->prev_kv_count = prev_kvs.count;
+    result->revision = mvcc_write_revision(mvcc);
+    return error;
+}
