@@ -33,6 +33,7 @@ struct core;
 struct rpc_server;
 struct rpc_call;
 struct http_request;
+struct connection;
 
 enum rpc_kind {
     RPC_UNARY,
@@ -95,10 +96,11 @@ struct rpc_call {
     /* Private to net/ from here on. */
     struct rpc_server *server;
     const struct rpc_transport_ops *ops; /* NULL once the transport has let go of the call */
-    void *connection;
-    struct queue_link link;           /* on the server's free list */
-    struct rpc_call *next, *previous; /* among the connection's calls in flight */
-    uint64_t request_id;              /* native frames: the client's; gRPC: stream id */
+    struct connection *connection;
+    void *stream;                     /* the transport's */
+    struct rpc_call *next, *previous; /* among the connection's calls, or next on the free list */
+    struct rpc_call *deadline_next, *deadline_previous;
+    uint64_t request_id; /* native frames: the client's */
     int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max);
     uint64_t source_bytes_left;
     uint8_t state; /* enum rpc_call_state */
@@ -106,8 +108,12 @@ struct rpc_call {
     bool source_waits;
     bool wants_writable;
     bool messages_paused;
-    bool in_handler;
 };
+
+/* Native connections: the token that calls of this connection carry from now on (HELLO). Copies;
+ * returns ERR_LIMIT when it is longer than RPC_TOKEN_BYTES_MAX. */
+#define RPC_TOKEN_BYTES_MAX ((size_t)4096)
+must_check int rpc_connection_set_token(struct rpc_call *call, struct bytes token);
 
 /* ---- completing a call -----------------------------------------------------------------------
  */
@@ -171,8 +177,7 @@ struct http_request {
     void *context;                                  /* the handler's */
     void (*canceled)(struct http_request *request); /* the connection ended; set by the handler */
     struct arena *arena;                            /* until the reply */
-    struct rpc_server *server;                      /* private from here on */
-    void *connection;
+    struct connection *connection;                  /* private from here on */
     bool is_canceled;
 };
 
@@ -202,6 +207,7 @@ struct rpc_server_options {
     uint64_t http1_idle_timeout_ns;             /* 0: 60 s */
     uint64_t keepalive_ns;                      /* HTTP/2 PING when nothing was heard; 0: 2 h */
     uint64_t keepalive_timeout_ns;              /* for its answer; 0: 20 s */
+    uint64_t partial_bytes_max; /* sum of incomplete requests on this core; 0: 128 MiB */
 };
 
 /* Plain counters of the server's core, for metrics_register(). */

@@ -1,0 +1,102 @@
+/*
+ * http2_server.h - one HTTP/2 connection that carries gRPC calls, on nghttp2: private to the files
+ * net/http2_server.c (session, settings, shutdown), net/http2_receive.c (requests) and
+ * net/http2_respond.c (replies).
+ *
+ * Story     nghttp2 parses frames, keeps HPACK and both windows. Requests that lie whole in one
+ * DATA frame are handled where they are in the receive buffer. Replies wait in their stream until
+ * the end of the turn; then one pass over nghttp2 moves all it may send into the connection's
+ * outbuf. Owner     The connection. Streams come from the server's free list. Limits
+ * GRPC_STREAM_INLINE_BYTES of reply without an allocation; request_bytes_max per message;
+ *           partial_bytes_max for all incomplete requests of the core.
+ *
+ * Invariants of a stream
+ * S1  call != NULL exactly while a handler or the transport owes the call's completion and the
+ *     client has not canceled.
+ * S2  out[out_begin, out_end) is what is still to be sent, with message prefixes.
+ * S3  `finished` is set at most once; nothing is added to `out` afterwards.
+ * S4  `receiving` is counted in http2->receiving_count.
+ */
+#ifndef NET_HTTP2_SERVER_H
+#define NET_HTTP2_SERVER_H
+
+#include <nghttp2/nghttp2.h>
+
+#include "net/grpc.h"
+#include "net/rpc_internal.h"
+
+#define GRPC_STREAM_INLINE_BYTES 512
+#define GRPC_TEXT_BYTES_MAX      1024 /* of an escaped grpc-message */
+#define GRPC_STREAMS_FREE_MAX    4096
+#define GRPC_SOURCE_BYTES        ((size_t)(32 * 1024)) /* asked of a source at once */
+#define HTTP2_STREAM_WINDOW      (1 << 20)
+#define HTTP2_CONNECTION_WINDOW  (16 << 20)
+
+enum grpc_encoding { GRPC_ENCODING_IDENTITY, GRPC_ENCODING_GZIP, GRPC_ENCODING_UNKNOWN };
+
+struct grpc_stream {
+    struct http2 *http2;
+    struct rpc_call *call; /* S1 */
+    const struct rpc_method *method;
+    struct grpc_stream *next, *previous; /* of the connection; next: also of the free list */
+    struct bytes unknown_path;           /* in the call's arena, when no method has it */
+    int32_t id;
+    uint8_t encoding;
+    uint8_t status;        /* enum grpc_status, once finished */
+    bool is_post, is_grpc; /* what the headers said */
+    bool bad_timeout;
+    bool receiving;       /* S4 */
+    bool dispatched;      /* the handler has the request */
+    bool taking;          /* messages are being delivered: no second loop inside */
+    bool remote_closed;   /* END_STREAM was received */
+    bool half_close_told; /* and the handler of a BIDI stream knows */
+    bool responded;       /* response headers are submitted */
+    bool deferred;        /* nghttp2 waits for nghttp2_session_resume_data() */
+    bool finished;        /* trailers follow what is in `out` */
+    char *text;           /* escaped grpc-message, or NULL */
+    uint32_t text_bytes;
+    uint32_t unconsumed_bytes; /* received while messages are paused: window not given back */
+    uint8_t *in;               /* incomplete message(s), prefix included */
+    uint32_t in_bytes, in_max;
+    uint8_t *out; /* inline_out, or allocated */
+    uint32_t out_begin, out_end, out_max;
+    uint8_t inline_out[GRPC_STREAM_INLINE_BYTES];
+};
+
+struct http2 {
+    struct connection *connection;
+    nghttp2_session *session;
+    struct grpc_stream *streams;
+    struct grpc_stream *current; /* of the frame being received */
+    uint32_t receiving_count;
+    uint64_t consumed_bytes; /* connection window to give back after this input */
+    uint64_t ping_sent_ns;   /* keepalive under way; 0: none */
+    uint64_t drain_ns;       /* when the first GOAWAY was queued */
+    bool drained;            /* the final one was */
+    bool has_writable;       /* a stream's queue went down to where its handler may go on */
+};
+
+extern const struct rpc_transport_ops grpc_ops;
+
+struct grpc_stream *grpc_stream_acquire(struct http2 *http2, int32_t id);
+void grpc_stream_release(struct grpc_stream *stream);
+void grpc_stream_set_receiving(struct grpc_stream *stream, bool receiving);
+void grpc_stream_drop_input(struct grpc_stream *stream);
+
+/* Answers without a handler: status and text, trailers only; then lets go of the call. */
+void grpc_stream_refuse(struct grpc_stream *stream, enum grpc_status status, const char *text);
+void grpc_stream_refuse_http(struct grpc_stream *stream, int http_status);
+
+void grpc_stream_resume(struct grpc_stream *stream);
+
+/* nghttp2 callbacks, in http2_receive.c and http2_respond.c. */
+void http2_receive_callbacks(nghttp2_session_callbacks *callbacks);
+void http2_respond_callbacks(nghttp2_session_callbacks *callbacks);
+void http2_run_writable(struct http2 *http2);
+
+/* Takes messages out of a stream's input; for BIDI also when they are resumed. */
+void grpc_stream_take_messages(struct grpc_stream *stream);
+
+void http2_server_deinit(struct rpc_server *server);
+
+#endif
