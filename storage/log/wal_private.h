@@ -20,6 +20,7 @@
 #define WAL_INDEX_CAPACITY   16384u
 #define WAL_SURVIVORS_MAX    64u /* blocks behind a hole that recovery remembers */
 #define WAL_ZERO_CHUNK_BYTES ((uint32_t)1024 * 1024)
+#define WAL_READ_BYTES       ((uint32_t)1024 * 1024) /* at a time, in recovery and replay */
 #define WAL_IDLE_MARK_NS     (50 * NS_PER_MS)
 #define WAL_SPACE_RETRY_NS   (1 * NS_PER_S)
 #define WAL_SEGMENT_DIGITS   10
@@ -64,8 +65,10 @@ struct wal_reader {
     uint64_t pages_unreadable; /* read errors: such pages read as 0xee and count as damage */
 };
 
-/* ERR_FULL when the core's buffer pool is exhausted. */
-must_check int wal_reader_init(struct wal_reader *reader, uint32_t buffer_bytes);
+/* A buffer of `bytes_wanted`, or as much as there is, at least bytes_min (powers of two). ERR_FULL
+ * when the core's buffer pool is exhausted. */
+must_check int wal_reader_init(struct wal_reader *reader, uint32_t bytes_min,
+                               uint32_t bytes_wanted);
 void wal_reader_deinit(struct wal_reader *reader);
 void wal_reader_attach(struct wal_reader *reader, struct io_file file, uint64_t file_bytes);
 

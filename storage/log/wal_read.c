@@ -155,7 +155,8 @@ static int walk_faulty(struct walk *walk, struct wal_extent extent)
 /* 0: done, 1: the visitor stopped, negative: an error. */
 static int walk_run(struct walk *walk)
 {
-    int result = wal_reader_init(&walk->reader, walk->wal->block_bytes_max);
+    int result = wal_reader_init(&walk->reader, walk->wal->block_bytes_max,
+                                 walk->show_faulty ? WAL_READ_BYTES : 0);
     while (result == 0 && !walk_is_done(walk)) {
         const struct wal_extent *extent = wal_index_find(&walk->wal->index, walk->next);
         if (extent == NULL) {

@@ -21,11 +21,16 @@ void wal_segment_path(char *path, const char *directory, uint32_t number)
     invariant(length > 0 && length < WAL_PATH_BYTES);
 }
 
-int wal_reader_init(struct wal_reader *reader, uint32_t buffer_bytes)
+int wal_reader_init(struct wal_reader *reader, uint32_t bytes_min, uint32_t bytes_wanted)
 {
-    invariant(buffer_bytes % WAL_PAGE_BYTES == 0 && buffer_bytes != 0);
-    *reader = (struct wal_reader){.file.fd = -1, .buffer_bytes = buffer_bytes};
-    reader->buffer = buffer_acquire(reactor_buffers(core_reactor(core_current())), buffer_bytes);
+    invariant(bytes_min % WAL_PAGE_BYTES == 0 && bytes_min != 0);
+    struct buffer_pool *pool = reactor_buffers(core_reactor(core_current()));
+    *reader = (struct wal_reader){.file.fd = -1};
+    uint32_t bytes = (uint32_t)u64_max(bytes_min, bytes_wanted);
+    for (; bytes >= bytes_min && reader->buffer == NULL; bytes /= 2) {
+        reader->buffer_bytes = bytes;
+        reader->buffer = buffer_acquire(pool, bytes);
+    }
     return reader->buffer == NULL ? ERR_FULL : 0;
 }
 

@@ -157,8 +157,7 @@ bool wal_scan_ring_has_own(const struct wal_scan *scan, uint64_t sequence)
            scan->ring_own[sequence % scan->ring_capacity];
 }
 
-/* One of the two passes over the ring: first the highest sequence, then the headers near it. */
-static void scan_ring_page(struct wal_scan *scan, uint32_t slot, const uint8_t *page, bool collect)
+static void scan_ring_page(struct wal_scan *scan, uint32_t slot, const uint8_t *page)
 {
     for (uint32_t cell = 0; cell < WAL_RING_PAGE_HEADERS; cell++) {
         struct wal_block block;
@@ -167,11 +166,10 @@ static void scan_ring_page(struct wal_scan *scan, uint32_t slot, const uint8_t *
             continue;
         scan->ring_sequence_max = u64_max(scan->ring_sequence_max, block.sequence);
         scan->proof = u64_max(scan->proof, block.durable_upto);
-        if (!collect || block.sequence + scan->ring_capacity <= scan->ring_sequence_max)
-            continue;
         uint64_t at = block.sequence % scan->ring_capacity;
         bool is_own = cell == 0 && block.sequence % scan->superblock.ring_slots == slot;
-        if (scan->ring_headers[at].sequence == block.sequence && !is_own)
+        uint64_t held = scan->ring_headers[at].sequence;
+        if (held > block.sequence || (held == block.sequence && !is_own))
             continue;
         scan->ring_headers[at] = block;
         scan->ring_own[at] = is_own;
@@ -186,15 +184,13 @@ static int scan_ring(struct wal_scan *scan, const char *ring_path)
     scan->ring_own = calloc(scan->ring_capacity, sizeof(*scan->ring_own));
     if (scan->ring_headers == NULL || scan->ring_own == NULL)
         return -ENOMEM;
-    for (int pass = 0; pass < 2; pass++)
-        for (uint32_t slot = 0; slot < slots; slot++) {
-            const uint8_t *page =
-                wal_reader_get(&scan->reader, wal_ring_offset(slots, slot), WAL_PAGE_BYTES);
-            if (page == NULL)
-                return wal_refuse(scan->recovered, ERR_CORRUPT, ring_path, 0,
-                                  "the file is too short");
-            scan_ring_page(scan, slot, page, pass == 1);
-        }
+    for (uint32_t slot = 0; slot < slots; slot++) {
+        const uint8_t *page =
+            wal_reader_get(&scan->reader, wal_ring_offset(slots, slot), WAL_PAGE_BYTES);
+        if (page == NULL)
+            return wal_refuse(scan->recovered, ERR_CORRUPT, ring_path, 0, "the file is too short");
+        scan_ring_page(scan, slot, page);
+    }
     scan->sequence_seen_max = scan->ring_sequence_max;
     return 0;
 }
@@ -268,7 +264,7 @@ int wal_scan_run(struct wal_scan *scan)
     uint64_t started_ns = reactor_clock_ns(core_reactor(core_current()));
     scan->ring.fd = -1;
     *scan->recovered = (struct wal_recovered){.first_index = 1};
-    int result = wal_reader_init(&scan->reader, WAL_PAGE_BYTES * 16);
+    int result = wal_reader_init(&scan->reader, WAL_PAGE_BYTES, WAL_READ_BYTES);
     if (result < 0)
         return result;
     result = wal_index_init(&scan->index, WAL_INDEX_CAPACITY);
@@ -291,7 +287,7 @@ int wal_scan_run(struct wal_scan *scan)
         goto fail;
     uint64_t bytes_read = scan->reader.bytes_read;
     wal_reader_deinit(&scan->reader);
-    result = wal_reader_init(&scan->reader, scan->superblock.block_bytes_max);
+    result = wal_reader_init(&scan->reader, scan->superblock.block_bytes_max, WAL_READ_BYTES);
     if (result == 0)
         result = wal_scan_walk(scan);
     if (result < 0)
