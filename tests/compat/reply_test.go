@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
 const callTimeout = 15 * time.Second
@@ -43,41 +44,45 @@ func call(s *server, request proto.Message) reply {
 	return callWith(ctx, s, request)
 }
 
+// unaryMethods maps a request message to the one unary method of the API that takes it.
+var unaryMethods = func() map[protoreflect.FullName]protoreflect.MethodDescriptor {
+	methods := map[protoreflect.FullName]protoreflect.MethodDescriptor{}
+	services := pb.File_rpc_proto.Services()
+	for i := range services.Len() {
+		for j := range services.Get(i).Methods().Len() {
+			method := services.Get(i).Methods().Get(j)
+			if !method.IsStreamingClient() && !method.IsStreamingServer() {
+				methods[method.Input().FullName()] = method
+			}
+		}
+	}
+	return methods
+}()
+
 func callWith(ctx context.Context, s *server, request proto.Message, options ...grpc.CallOption) reply {
-	var method string
-	var response proto.Message
-	switch request.(type) {
-	case *pb.RangeRequest:
-		method, response = "KV/Range", &pb.RangeResponse{}
-	case *pb.PutRequest:
-		method, response = "KV/Put", &pb.PutResponse{}
-	case *pb.DeleteRangeRequest:
-		method, response = "KV/DeleteRange", &pb.DeleteRangeResponse{}
-	case *pb.TxnRequest:
-		method, response = "KV/Txn", &pb.TxnResponse{}
-	case *pb.CompactionRequest:
-		method, response = "KV/Compact", &pb.CompactionResponse{}
-	case *pb.HashKVRequest:
-		method, response = "Maintenance/HashKV", &pb.HashKVResponse{}
-	case *pb.StatusRequest:
-		method, response = "Maintenance/Status", &pb.StatusResponse{}
-	case *pb.AlarmRequest:
-		method, response = "Maintenance/Alarm", &pb.AlarmResponse{}
-	case *pb.LeaseGrantRequest:
-		method, response = "Lease/LeaseGrant", &pb.LeaseGrantResponse{}
-	case *pb.LeaseRevokeRequest:
-		method, response = "Lease/LeaseRevoke", &pb.LeaseRevokeResponse{}
-	case *pb.LeaseTimeToLiveRequest:
-		method, response = "Lease/LeaseTimeToLive", &pb.LeaseTimeToLiveResponse{}
-	case *pb.LeaseLeasesRequest:
-		method, response = "Lease/LeaseLeases", &pb.LeaseLeasesResponse{}
-	case *pb.MemberListRequest:
-		method, response = "Cluster/MemberList", &pb.MemberListResponse{}
-	default:
+	r := invoke(ctx, s, request, options...)
+	if r.code == codes.OK {
+		neutralise(r.message.ProtoReflect())
+	}
+	return r
+}
+
+// invoke is callWith with identities and terms as they came.
+func invoke(ctx context.Context, s *server, request proto.Message, options ...grpc.CallOption) reply {
+	method, ok := unaryMethods[request.ProtoReflect().Descriptor().FullName()]
+	if !ok {
 		panic(fmt.Sprintf("no method for %T", request))
 	}
-	err := s.conn.Invoke(ctx, "/etcdserverpb."+method, request, response, options...)
-	return settle(response, err)
+	kind, err := protoregistry.GlobalTypes.FindMessageByName(method.Output().FullName())
+	if err != nil {
+		panic(err)
+	}
+	response := kind.New().Interface()
+	path := fmt.Sprintf("/%s/%s", method.Parent().FullName(), method.Name())
+	if err := s.conn.Invoke(ctx, path, request, response, options...); err != nil {
+		return settle(nil, err)
+	}
+	return reply{message: response}
 }
 
 // callStream runs RangeStream and concatenates its chunks. Their boundaries are free; only the

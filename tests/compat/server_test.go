@@ -16,7 +16,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 const startTimeout = 20 * time.Second
@@ -153,7 +155,7 @@ func (s *server) ready() error {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		_, err := pb.NewKVClient(s.conn).Range(ctx, &pb.RangeRequest{Key: []byte("ready")})
 		cancel()
-		if err == nil {
+		if err == nil || status.Code(err) == codes.InvalidArgument { // with auth on it wants a user
 			return nil
 		}
 		select {

@@ -291,31 +291,17 @@ func TestHeadersOfOneMember(t *testing.T) {
 	for _, s := range p.both() {
 		var first *pb.ResponseHeader
 		for _, request := range []proto.Message{get("a"), put("a", "1"), del("a", ""), then(put("b", "1")), compact(1)} {
-			var response proto.Message
-			switch request.(type) {
-			case *pb.RangeRequest:
-				response = &pb.RangeResponse{}
-			case *pb.PutRequest:
-				response = &pb.PutResponse{}
-			case *pb.DeleteRangeRequest:
-				response = &pb.DeleteRangeResponse{}
-			case *pb.TxnRequest:
-				response = &pb.TxnResponse{}
-			default:
-				response = &pb.CompactionResponse{}
+			r := invoke(t.Context(), s, request)
+			if r.code != codes.OK {
+				t.Fatalf("%s: %T: %v", s.name, request, r)
 			}
-			method := map[string]string{"RangeRequest": "Range", "PutRequest": "Put", "DeleteRangeRequest": "DeleteRange",
-				"TxnRequest": "Txn", "CompactionRequest": "Compact"}[string(request.ProtoReflect().Descriptor().Name())]
-			if err := s.conn.Invoke(t.Context(), "/etcdserverpb.KV/"+method, request, response); err != nil {
-				t.Fatalf("%s: %s: %v", s.name, method, err)
-			}
-			header := response.(interface{ GetHeader() *pb.ResponseHeader }).GetHeader()
+			header := r.message.(interface{ GetHeader() *pb.ResponseHeader }).GetHeader()
 			if first == nil {
 				first = header
 			}
 			if header.ClusterId != first.ClusterId || header.MemberId != first.MemberId ||
 				header.RaftTerm != first.RaftTerm || header.ClusterId == 0 || header.MemberId == 0 || header.RaftTerm == 0 {
-				t.Errorf("%s: %s: header %v after %v", s.name, method, header, first)
+				t.Errorf("%s: %T: header %v after %v", s.name, request, header, first)
 			}
 		}
 		members, err := pb.NewClusterClient(s.conn).MemberList(t.Context(), &pb.MemberListRequest{Linearizable: true})
