@@ -38,6 +38,7 @@ struct repl {
     struct cluster cluster;
     struct raft_config changer; /* what the changer command works on */
     FILE *out;
+    bool quiet; /* do not write what nodes and messages do */
 };
 
 struct repl *repl_open(void)
@@ -642,6 +643,12 @@ static int do_changer(struct repl *repl, struct command *command)
     return 0;
 }
 
+static int do_trace(struct repl *repl, struct command *command)
+{
+    repl->quiet = command->word_count > 1 && strcmp(command->words[1], "off") == 0;
+    return say(repl, "ok");
+}
+
 /* ---- dispatch ---- */
 
 static const struct {
@@ -676,6 +683,7 @@ static const struct {
     {"quorum-commit", do_quorum_commit},
     {"quorum-vote", do_quorum_vote},
     {"changer", do_changer},
+    {"trace", do_trace},
 };
 
 /* The text of a proposal: what follows the second word. */
@@ -698,7 +706,7 @@ void repl_command(struct repl *repl, const char *line, FILE *out)
     struct command command;
     size_t at = count;
     repl->out = out;
-    repl->cluster.trace = out;
+    repl->cluster.trace = repl->quiet ? NULL : out;
     if (!command_split(&command, line) || command.word_count == 0) {
         fprintf(out, "error: what?\n.\n");
         return;
