@@ -14,10 +14,10 @@
 #include <stdint.h>
 #include <string.h>
 
-#define must_check                 __attribute__((warn_unused_result))
-#define maybe_unused               __attribute__((__unused__))
-#define printf_like(text, first)   __attribute__((__format__(__printf__, text, first)))
-#define cold_path                  __attribute__((__cold__, __noinline__))
+#define must_check               __attribute__((warn_unused_result))
+#define maybe_unused             __attribute__((__unused__))
+#define printf_like(text, first) __attribute__((__format__(__printf__, text, first)))
+#define cold_path                __attribute__((__cold__, __noinline__))
 
 #define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 #define container_of(pointer, type, member)                                                        \

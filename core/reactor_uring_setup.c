@@ -91,7 +91,7 @@ static void explain_setup(int error, char *reason, size_t reason_bytes)
     FILE *file = fopen("/proc/sys/kernel/io_uring_disabled", "re");
     if (file != NULL) {
         if (fscanf(file, "%15s", setting) != 1)
-            strcpy(setting, "?");
+            snprintf(setting, sizeof(setting), "?");
         fclose(file);
     }
     switch (-error) {

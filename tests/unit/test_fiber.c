@@ -52,7 +52,8 @@ static uint32_t finished;
 
 static void note(const char *text)
 {
-    strcat(order, text);
+    size_t used = strlen(order);
+    snprintf(order + used, sizeof(order) - used, "%s", text);
 }
 
 static void letter_twice(void *argument)

@@ -111,7 +111,7 @@ static char directory[64];
 
 static void directory_make(void)
 {
-    strcpy(directory, "/var/tmp/test_reactor_XXXXXX");
+    snprintf(directory, sizeof(directory), "/var/tmp/test_reactor_XXXXXX");
     cr_assert_not_null(mkdtemp(directory));
 }
 
@@ -172,10 +172,13 @@ Test(reactor_files, direct_durable_round_trip)
         direct_durable_round_trip(feature_sets[i]);
 }
 
+#define NAMES_BYTES 64
+
 static void names_add(void *context, const char *name)
 {
-    strcat(context, name);
-    strcat(context, " ");
+    char *names = context; /* NAMES_BYTES of room */
+    size_t used = strlen(names);
+    snprintf(names + used, NAMES_BYTES - used, "%s ", name);
 }
 
 static void names_and_sizes(const char *disable)
@@ -204,7 +207,7 @@ static void names_and_sizes(const char *disable)
     cr_assert_eq(RUN(reactor, reactor_make_directory, in_directory("d")), -EEXIST);
     cr_assert_eq(RUN(reactor, reactor_stat, in_directory("d"), &stat), 0);
     cr_assert(stat.is_directory);
-    char names[64] = "";
+    char names[NAMES_BYTES] = "";
     cr_assert_eq(reactor_list(reactor, directory, names_add, names), 0);
     cr_assert_str_eq(names, "a c d ");
     cr_assert_eq(reactor_list(reactor, in_directory("none"), names_add, names), -ENOENT);
