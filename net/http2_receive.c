@@ -76,10 +76,8 @@ static int http2_on_header(nghttp2_session *session, const nghttp2_frame *frame,
 {
     (void)session;
     (void)flags;
-    struct http2 *http2 = user_data;
-    struct grpc_stream *stream = http2->current;
-    if (stream == NULL || stream->id != frame->hd.stream_id ||
-        frame->headers.cat != NGHTTP2_HCAT_REQUEST)
+    struct grpc_stream *stream = http2_stream(user_data, frame->hd.stream_id);
+    if (stream == NULL || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
     struct rpc_call *call = stream->call;
     struct bytes text = bytes_make(value, value_bytes);
