@@ -135,8 +135,8 @@ static int history_fill(struct mvcc_history *history, const struct mvcc_history_
         found = history_put(history, change, row_key, &event->kv);
         break;
     case MVCC_CHANGE_DELETE:
-        event->kv = (struct mvcc_kv){.key = mvcc_row_user_key(row_key),
-                                     .mod_revision = change->revision};
+        event->kv =
+            (struct mvcc_kv){.key = mvcc_row_user_key(row_key), .mod_revision = change->revision};
         break;
     }
     bool created = change->kind == MVCC_CHANGE_PUT && event->kv.version == 1;

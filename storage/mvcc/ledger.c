@@ -8,8 +8,8 @@
 
 void mvcc_ledger_init(struct mvcc_ledger *ledger)
 {
-    *ledger = (struct mvcc_ledger){.revision = MVCC_FIRST_REVISION,
-                                   .compacted = MVCC_NEVER_COMPACTED};
+    *ledger =
+        (struct mvcc_ledger){.revision = MVCC_FIRST_REVISION, .compacted = MVCC_NEVER_COMPACTED};
 }
 
 void mvcc_ledger_check(const struct mvcc_ledger *ledger)

@@ -97,8 +97,7 @@ static int walk_meta(struct walk *walk, const struct lsm_row *row)
 }
 
 int mvcc_meta_scan(struct mvcc *mvcc, struct bytes prefix,
-                   int (*each)(void *context, struct bytes name, struct bytes value),
-                   void *context)
+                   int (*each)(void *context, struct bytes name, struct bytes value), void *context)
 {
     uint8_t row_prefix[MVCC_META_PREFIX_BYTES_MAX + 1];
     struct walk walk = {.row = walk_meta, .context = context, .each.meta = each};
@@ -131,8 +130,8 @@ static int walk_attachment(struct walk *walk, const struct lsm_row *row)
     return error != 0 ? error : walk->each.attachment(walk->context, lease, key);
 }
 
-int mvcc_lease_scan(struct mvcc *mvcc,
-                    int (*each)(void *context, int64_t lease, struct bytes key), void *context)
+int mvcc_lease_scan(struct mvcc *mvcc, int (*each)(void *context, int64_t lease, struct bytes key),
+                    void *context)
 {
     static const uint8_t prefix[1] = {MVCC_TABLE_LEASES};
     struct walk walk = {.row = walk_attachment, .context = context, .each.attachment = each};

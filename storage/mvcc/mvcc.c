@@ -11,12 +11,12 @@
 #include "storage/mvcc/range.h"
 #include "storage/mvcc/txn.h"
 
-#define COMPACT_FORMAT        1
-#define PURGE_POLL_NS         (2 * NS_PER_MS)
-#define PURGE_WAIT_NS_MAX     (5 * NS_PER_S)
-#define PREFETCH_ROWS_MAX     1024
-#define PREFETCH_KEY_BYTES    512
-#define TXN_SORT_BYTES_MAX    MVCC_SORT_BYTES_DEFAULT
+#define COMPACT_FORMAT     1
+#define PURGE_POLL_NS      (2 * NS_PER_MS)
+#define PURGE_WAIT_NS_MAX  (5 * NS_PER_S)
+#define PREFETCH_ROWS_MAX  1024
+#define PREFETCH_KEY_BYTES 512
+#define TXN_SORT_BYTES_MAX MVCC_SORT_BYTES_DEFAULT
 
 static struct bytes name_of(const char *name)
 {

@@ -31,14 +31,14 @@ struct lsm;
 struct lsm_options;
 struct lsm_reader;
 
-#define MVCC_KEY_BYTES_MAX       ((uint32_t)(2 * 1024 * 1024 - 16))
-#define MVCC_VALUE_BYTES_MAX     ((uint32_t)(16 * 1024 * 1024 - 64))
+#define MVCC_KEY_BYTES_MAX         ((uint32_t)(2 * 1024 * 1024 - 16))
+#define MVCC_VALUE_BYTES_MAX       ((uint32_t)(16 * 1024 * 1024 - 64))
 #define MVCC_META_PREFIX_BYTES_MAX 255
-#define MVCC_TXN_OPS_DEFAULT     128
-#define MVCC_FIRST_REVISION      1
-#define MVCC_NEVER_COMPACTED     (-1)
-#define MVCC_SORT_BYTES_DEFAULT  ((size_t)(64 * 1024 * 1024))
-#define MVCC_TXN_DEPTH_MAX       64 /* nesting of transactions; deeper is ERR_TOO_MANY_OPS */
+#define MVCC_TXN_OPS_DEFAULT       128
+#define MVCC_FIRST_REVISION        1
+#define MVCC_NEVER_COMPACTED       (-1)
+#define MVCC_SORT_BYTES_DEFAULT    ((size_t)(64 * 1024 * 1024))
+#define MVCC_TXN_DEPTH_MAX         64 /* nesting of transactions; deeper is ERR_TOO_MANY_OPS */
 
 /* ---- requests ----------------------------------------------------------------------------------
  * Views are borrowed for the call. Integers that etcd defines as enums come in as they were on the
@@ -242,8 +242,8 @@ void mvcc_close(struct mvcc *mvcc);
 /* FIBER. After the LSM's content was replaced by a snapshot, with no batch begun. */
 must_check int mvcc_reload(struct mvcc *mvcc);
 
-int64_t mvcc_revision(const struct mvcc *mvcc);  /* with the open batch */
-int64_t mvcc_compacted(const struct mvcc *mvcc); /* with the open batch */
+int64_t mvcc_revision(const struct mvcc *mvcc);       /* with the open batch */
+int64_t mvcc_compacted(const struct mvcc *mvcc);      /* with the open batch */
 uint64_t mvcc_applied_index(const struct mvcc *mvcc); /* of the last commit */
 uint64_t mvcc_applied_term(const struct mvcc *mvcc);
 
@@ -377,8 +377,8 @@ struct mvcc_event {
 struct mvcc_history;
 
 struct mvcc_history_options {
-    int64_t from_revision; /* first wanted */
-    int64_t to_revision;   /* last wanted; 0: current at open. At most current */
+    int64_t from_revision;       /* first wanted */
+    int64_t to_revision;         /* last wanted; 0: current at open. At most current */
     struct bytes key, range_end; /* key empty: all. Borrowed until close */
     bool prev_kv;
 };

@@ -85,11 +85,11 @@ must_check int mvcc_view_range(const struct mvcc_view *view,
 /* ---- the writer ---------------------------------------------------------------------------------
  */
 
-#define MVCC_PURGE_MARKS_MAX      8
-#define MVCC_LEDGER_CHANGES_MAX   256 /* the ledger row is at most this many changes behind */
-#define MVCC_COMPACT_NAME         ".compact"
-#define MVCC_LEDGER_NAME          ".ledger"
-#define MVCC_COMPACT_ROW_BYTES    20
+#define MVCC_PURGE_MARKS_MAX    8
+#define MVCC_LEDGER_CHANGES_MAX 256 /* the ledger row is at most this many changes behind */
+#define MVCC_COMPACT_NAME       ".compact"
+#define MVCC_LEDGER_NAME        ".ledger"
+#define MVCC_COMPACT_ROW_BYTES  20
 
 struct mvcc_buffer {
     uint8_t *data;
@@ -150,7 +150,7 @@ struct mvcc_reader {
     size_t sort_bytes_max;
     struct lsm_row pinned; /* by mvcc_get_now() */
     bool has_pinned;
-    uint32_t scans; /* open ones, histories included */
+    uint32_t scans;                /* open ones, histories included */
     struct mvcc_buffer key_buffer; /* for calls that never wait */
 };
 

@@ -19,12 +19,11 @@ static bool has_filters(const struct mvcc_range_request *request)
 
 static bool passes_filters(const struct mvcc_range_request *request, const struct mvcc_kv *kv)
 {
-    return !((request->min_mod_revision != 0 && kv->mod_revision < request->min_mod_revision) ||
-             (request->max_mod_revision != 0 && kv->mod_revision > request->max_mod_revision) ||
-             (request->min_create_revision != 0 &&
-              kv->create_revision < request->min_create_revision) ||
-             (request->max_create_revision != 0 &&
-              kv->create_revision > request->max_create_revision));
+    return !(
+        (request->min_mod_revision != 0 && kv->mod_revision < request->min_mod_revision) ||
+        (request->max_mod_revision != 0 && kv->mod_revision > request->max_mod_revision) ||
+        (request->min_create_revision != 0 && kv->create_revision < request->min_create_revision) ||
+        (request->max_create_revision != 0 && kv->create_revision > request->max_create_revision));
 }
 
 static uint64_t limit_of(const struct mvcc_range_request *request)

@@ -68,8 +68,7 @@ int mvcc_get_now(struct mvcc_reader *reader, struct bytes key, int64_t revision,
 {
     invariant(!reader->has_pinned && key.size != 0);
     struct mvcc_view view;
-    struct bytes row_key =
-        mvcc_row_key(mvcc_buffer_take(&reader->key_buffer, key.size + 1), key);
+    struct bytes row_key = mvcc_row_key(mvcc_buffer_take(&reader->key_buffer, key.size + 1), key);
     for (int try = 0; try < READ_TRIES_MAX; try++) {
         int error = reader_view(reader, revision, &view);
         if (error != 0)

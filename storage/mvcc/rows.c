@@ -125,8 +125,8 @@ size_t mvcc_row_encode_history(uint8_t *to, enum mvcc_change_kind kind, struct b
 
 int mvcc_row_decode_history(const struct lsm_row *row, struct mvcc_history_row *history)
 {
-    if (row->kind != LSM_VALUE || row->key.size != MVCC_HISTORY_KEY_BYTES ||
-        row->value.size < 2 || row->value.data[0] > MVCC_CHANGE_DELETE)
+    if (row->kind != LSM_VALUE || row->key.size != MVCC_HISTORY_KEY_BYTES || row->value.size < 2 ||
+        row->value.data[0] > MVCC_CHANGE_DELETE)
         return ERR_CORRUPT;
     uint64_t main = be64_load(row->key.data + 1);
     if (main > INT64_MAX || main != row->version.main)

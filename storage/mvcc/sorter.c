@@ -12,10 +12,8 @@
 void mvcc_sorter_init(struct mvcc_sorter *sorter, enum mvcc_sort_target target, bool descending,
                       uint64_t keep_max, size_t bytes_max)
 {
-    *sorter = (struct mvcc_sorter){.target = target,
-                                   .descending = descending,
-                                   .keep_max = keep_max,
-                                   .bytes_max = bytes_max};
+    *sorter = (struct mvcc_sorter){
+        .target = target, .descending = descending, .keep_max = keep_max, .bytes_max = bytes_max};
     arena_init(&sorter->arenas[0], bytes_max);
     arena_init(&sorter->arenas[1], bytes_max);
 }

@@ -79,8 +79,8 @@ static int decide_interval(struct mvcc_txn_run *run, const struct mvcc_compare *
     int found = 0;
     *holds = true;
     if (!mvcc_interval_is_empty(compare->key, compare->range_end)) {
-        uint8_t *at = arena_take(run->reply.arena,
-                                 mvcc_bounds_bytes(compare->key, compare->range_end));
+        uint8_t *at =
+            arena_take(run->reply.arena, mvcc_bounds_bytes(compare->key, compare->range_end));
         if (at == NULL)
             return -ENOMEM;
         struct mvcc_bounds bounds = mvcc_bounds_make(at, compare->key, compare->range_end);
@@ -186,8 +186,8 @@ static int check_put_state(struct mvcc_txn_run *run, const struct mvcc_put_reque
         lsm_row_release(run->view.lsm, &row);
     }
     const struct mvcc_options *options = &run->writer->options;
-    if (request->lease != 0 && (options->lease_exists == NULL ||
-                                !options->lease_exists(options->context, request->lease)))
+    if (request->lease != 0 &&
+        (options->lease_exists == NULL || !options->lease_exists(options->context, request->lease)))
         return ERR_LEASE_NOT_FOUND;
     return 0;
 }

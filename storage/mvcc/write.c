@@ -43,8 +43,7 @@ static int before_find(struct mvcc *mvcc, struct bytes row_key, struct before *b
 {
     before->exists = before->pinned = false;
     before->kv = (struct mvcc_kv){.key = mvcc_row_user_key(row_key)};
-    int error =
-        lsm_find_newest_in_memory(mvcc->lsm, row_key, &before->row, &before->position);
+    int error = lsm_find_newest_in_memory(mvcc->lsm, row_key, &before->row, &before->position);
     if (error == ERR_NOT_FOUND) {
         error = lsm_get_now(mvcc->reader, row_key, LSM_VERSION_MAX, &before->row);
         if (error == ERR_WOULD_WAIT)
@@ -131,8 +130,8 @@ static void insert_put(struct mvcc *mvcc, struct bytes row_key, const struct bef
 {
     struct lsm_version version = next_version(mvcc);
     invariant(kv->mod_revision == (int64_t)version.main);
-    uint8_t *value = mvcc_buffer_take(&mvcc->value_buffer,
-                                      MVCC_KEY_VALUE_HEADER_BYTES_MAX + kv->value.size);
+    uint8_t *value =
+        mvcc_buffer_take(&mvcc->value_buffer, MVCC_KEY_VALUE_HEADER_BYTES_MAX + kv->value.size);
     size_t bytes = mvcc_row_encode_value(value, kv);
     lsm_insert_at(mvcc->lsm, &before->position, row_key, version, LSM_VALUE,
                   bytes_make(value, bytes));
@@ -223,8 +222,8 @@ static int delete_interval(struct mvcc *mvcc, const struct mvcc_delete_request *
 {
     struct lsm_cursor *cursor;
     struct lsm_row row;
-    uint8_t *bounds_at = mvcc_buffer_take(&mvcc->key_buffer,
-                                          mvcc_bounds_bytes(request->key, request->range_end));
+    uint8_t *bounds_at =
+        mvcc_buffer_take(&mvcc->key_buffer, mvcc_bounds_bytes(request->key, request->range_end));
     struct mvcc_bounds bounds = mvcc_bounds_make(bounds_at, request->key, request->range_end);
     struct lsm_cursor_options options = {
         .lower = bounds.lower,

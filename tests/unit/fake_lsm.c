@@ -127,10 +127,11 @@ void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, e
 
 static void row_show(const struct fake_row *from, struct lsm_row *row)
 {
-    *row = (struct lsm_row){.key = from->key,
-                            .value = from->kind == LSM_TOMBSTONE ? bytes_make(NULL, 0) : from->value,
-                            .version = from->version,
-                            .kind = from->kind};
+    *row =
+        (struct lsm_row){.key = from->key,
+                         .value = from->kind == LSM_TOMBSTONE ? bytes_make(NULL, 0) : from->value,
+                         .version = from->version,
+                         .kind = from->kind};
 }
 
 int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row,
@@ -183,7 +184,7 @@ void lsm_flush_begin(struct lsm *lsm)
     fake_lsm_flush(lsm);
 }
 
-/* ---- what happens by itself in a real one ---------------------------------------------------------
+/* ---- what happens by itself in a real one -----------------------------------------------------
  */
 
 void fake_lsm_flush(struct lsm *lsm)

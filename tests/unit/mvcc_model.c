@@ -90,8 +90,8 @@ static void add_version(struct model *model, struct bytes key, struct model_vers
 {
     uint32_t rank = key_rank(model, key);
     if (rank == model->key_count || !bytes_equal(model->keys[rank].key, key)) {
-        model->keys = grow(model->keys, model->key_count, &model->key_capacity,
-                           sizeof(*model->keys));
+        model->keys =
+            grow(model->keys, model->key_count, &model->key_capacity, sizeof(*model->keys));
         memmove(model->keys + rank + 1, model->keys + rank,
                 (model->key_count - rank) * sizeof(*model->keys));
         model->keys[rank] = (struct model_key){.key = copy(&model->memory, key)};
@@ -133,8 +133,8 @@ static bool lease_known(const struct model *model, int64_t lease)
            (model->lease_exists != NULL && model->lease_exists(model->context, lease));
 }
 
-static void do_put(struct model *model, const struct mvcc_put_request *request,
-                   struct arena *arena, struct mvcc_put_result *result)
+static void do_put(struct model *model, const struct mvcc_put_request *request, struct arena *arena,
+                   struct mvcc_put_result *result)
 {
     const struct model_version *found = model_at(model, request->key, INT64_MAX);
     struct model_version before = found != NULL ? *found : (struct model_version){0};
@@ -284,8 +284,7 @@ static void do_range(struct model *model, const struct mvcc_range_request *reque
         result->kvs = arena_take(arena, model->key_count * sizeof(*result->kvs));
     for (uint32_t i = 0; i < model->key_count; i++) {
         const struct model_version *version = version_at(&model->keys[i], revision);
-        if (version == NULL ||
-            !in_interval(request->key, request->range_end, model->keys[i].key))
+        if (version == NULL || !in_interval(request->key, request->range_end, model->keys[i].key))
             continue;
         result->count++;
         struct mvcc_kv kv = kv_of(model->keys[i].key, version);
@@ -305,8 +304,8 @@ static void do_range(struct model *model, const struct mvcc_range_request *reque
     }
 }
 
-int model_range(struct model *model, const struct mvcc_range_request *request,
-                struct arena *arena, struct mvcc_range_result *result)
+int model_range(struct model *model, const struct mvcc_range_request *request, struct arena *arena,
+                struct mvcc_range_result *result)
 {
     if (request->revision > model->revision)
         return ERR_FUTURE_REVISION;
@@ -342,20 +341,19 @@ static bool compare_true(struct model *model, const struct mvcc_compare *compare
     bool any = false;
     for (uint32_t i = 0; i < model->key_count; i++) {
         const struct model_version *version = version_at(&model->keys[i], INT64_MAX);
-        if (version == NULL ||
-            !in_interval(compare->key, compare->range_end, model->keys[i].key))
+        if (version == NULL || !in_interval(compare->key, compare->range_end, model->keys[i].key))
             continue;
         any = true;
         struct mvcc_kv kv = kv_of(model->keys[i].key, version);
         if (!one_holds(compare, &kv))
             return false;
     }
-    return any || (compare->target != MVCC_COMPARE_VALUE &&
-                   one_holds(compare, &(struct mvcc_kv){0}));
+    return any ||
+           (compare->target != MVCC_COMPARE_VALUE && one_holds(compare, &(struct mvcc_kv){0}));
 }
 
-static void decide(struct model *model, const struct mvcc_txn_request *request,
-                   struct arena *arena, struct mvcc_txn_result *result)
+static void decide(struct model *model, const struct mvcc_txn_request *request, struct arena *arena,
+                   struct mvcc_txn_result *result)
 {
     *result = (struct mvcc_txn_result){.succeeded = true};
     for (uint32_t i = 0; i < request->compare_count; i++)
@@ -457,8 +455,7 @@ static const char *differ_kvs(const struct mvcc_kv *a, const struct mvcc_kv *b, 
     return NULL;
 }
 
-const char *model_differ_range(const struct mvcc_range_result *a,
-                               const struct mvcc_range_result *b)
+const char *model_differ_range(const struct mvcc_range_result *a, const struct mvcc_range_result *b)
 {
     if (a->revision != b->revision)
         return "range: header revision";

@@ -57,12 +57,11 @@ int model_compact(struct model *model, const struct mvcc_compact_request *reques
                   int64_t *revision);
 int model_lease_revoke(struct model *model, int64_t lease, struct arena *arena,
                        struct mvcc_delete_result *result);
-int model_range(struct model *model, const struct mvcc_range_request *request,
-                struct arena *arena, struct mvcc_range_result *result);
+int model_range(struct model *model, const struct mvcc_range_request *request, struct arena *arena,
+                struct mvcc_range_result *result);
 
 /* The version of `key` that a read at `revision` sees; NULL when there is none. */
-const struct model_version *model_at(const struct model *model, struct bytes key,
-                                     int64_t revision);
+const struct model_version *model_at(const struct model *model, struct bytes key, int64_t revision);
 
 /* Compares deeply; NULL, or what differs. */
 const char *model_differ_kv(const struct mvcc_kv *a, const struct mvcc_kv *b);

@@ -10,10 +10,13 @@
 #include "tests/unit/mvcc_model.c"
 
 /* A literal, zero bytes included: as an initialiser, and as a value. */
-#define L(text) {(const uint8_t *)(text), sizeof(text) - 1}
+#define L(text)                                                                                    \
+    {                                                                                              \
+        (const uint8_t *)(text), sizeof(text) - 1                                                  \
+    }
 #define T(text) ((struct bytes)L(text))
 
-/* ---- stores --------------------------------------------------------------------------------------
+/* ---- stores -----------------------------------------------------------------------------------
  */
 
 struct store {
@@ -30,12 +33,12 @@ static bool even_lease_exists(void *context, int64_t lease)
     return lease % 2 == 0;
 }
 
-/* ---- random runs against the model ---------------------------------------------------------------
+/* ---- random runs against the model ------------------------------------------------------------
  */
 
 enum { KEY_KINDS = 14, INDEX_MAX = 1 << 16 };
 static const struct bytes key_pool[KEY_KINDS] = {
-    L("\0"), L("\0\0"), L("a"),    L("a\0"), L("aa"),   L("ab"), L("b"),
+    L("\0"), L("\0\0"), L("a"),     L("a\0"), L("aa"),   L("ab"), L("b"),
     L("ba"), L("c"),    L("c\xff"), L("d"),   L("\x80"), L("z"),  L("\xff\xff"),
 };
 static const struct bytes value_pool[] = {L(""), L("1"), L("2"), L("twelve chars"), L("\0\xff")};
@@ -114,14 +117,12 @@ static struct mvcc_put_request pick_put(struct run *run)
 
 static struct mvcc_compare pick_compare(struct run *run)
 {
-    struct mvcc_compare compare = {.key = pick_key(run),
-                                   .result = (int32_t)pick(run, 4),
-                                   .target = (int32_t)pick(run, 5)};
+    struct mvcc_compare compare = {
+        .key = pick_key(run), .result = (int32_t)pick(run, 4), .target = (int32_t)pick(run, 5)};
     if (pick(run, 4) == 0)
         compare.range_end = pick_end(run);
-    compare.number = pick(run, 2) == 0
-                         ? (int64_t)pick(run, 3)
-                         : (int64_t)pick(run, (uint64_t)run->model.revision + 2);
+    compare.number = pick(run, 2) == 0 ? (int64_t)pick(run, 3)
+                                       : (int64_t)pick(run, (uint64_t)run->model.revision + 2);
     compare.value = value_pool[pick(run, ARRAY_COUNT(value_pool))];
     return compare;
 }
@@ -393,8 +394,8 @@ static void check_history(struct run *run)
         }
         const struct model_version *prev = model_at(&run->model, want->key, want->main - 1);
         bool created = want->kind == MVCC_CHANGE_PUT && version->version == 1;
-        bool has_prev = options.prev_kv && prev != NULL && !created &&
-                        want->main - 1 >= run->model.compacted;
+        bool has_prev =
+            options.prev_kv && prev != NULL && !created && want->main - 1 >= run->model.compacted;
         cr_assert_eq(event.has_prev_kv, has_prev);
         if (has_prev) {
             struct mvcc_kv kv = kv_of(want->key, prev);

@@ -120,8 +120,8 @@ Test(mvcc, intervals_hold_keys)
                      cases[i].holds, "%s", cases[i].why);
         struct mvcc_bounds bounds = mvcc_bounds_make(at, cases[i].key, cases[i].end);
         struct bytes row_key = mvcc_row_key(probe, cases[i].probe);
-        bool within = bytes_compare(row_key, bounds.lower) >= 0 &&
-                      bytes_compare(row_key, bounds.upper) < 0;
+        bool within =
+            bytes_compare(row_key, bounds.lower) >= 0 && bytes_compare(row_key, bounds.upper) < 0;
         cr_assert_eq(within, cases[i].holds, "as rows: %s", cases[i].why);
     }
 }
@@ -129,14 +129,26 @@ Test(mvcc, intervals_hold_keys)
 /* ---- checks -------------------------------------------------------------------------------------
  */
 
-#define PUT(k)       {.kind = MVCC_OP_PUT, .put = {.key = T(k), .value = T("v")}}
-#define DEL(k, e)    {.kind = MVCC_OP_DELETE, .del = {.key = T(k), .range_end = T(e)}}
-#define GET(k)       {.kind = MVCC_OP_RANGE, .range = {.key = T(k)}}
-#define OPS(...)     ((const struct mvcc_op[]){__VA_ARGS__})
-#define COUNT(...)   (sizeof(OPS(__VA_ARGS__)) / sizeof(struct mvcc_op))
-#define THEN(...)    .success = OPS(__VA_ARGS__), .success_count = COUNT(__VA_ARGS__)
-#define ELSE(...)    .failure = OPS(__VA_ARGS__), .failure_count = COUNT(__VA_ARGS__)
-#define TXN(...)     {.kind = MVCC_OP_TXN, .txn = {__VA_ARGS__}}
+#define PUT(k)                                                                                     \
+    {                                                                                              \
+        .kind = MVCC_OP_PUT, .put = {.key = T(k), .value = T("v") }                                \
+    }
+#define DEL(k, e)                                                                                  \
+    {                                                                                              \
+        .kind = MVCC_OP_DELETE, .del = {.key = T(k), .range_end = T(e) }                           \
+    }
+#define GET(k)                                                                                     \
+    {                                                                                              \
+        .kind = MVCC_OP_RANGE, .range = {.key = T(k) }                                             \
+    }
+#define OPS(...)   ((const struct mvcc_op[]){__VA_ARGS__})
+#define COUNT(...) (sizeof(OPS(__VA_ARGS__)) / sizeof(struct mvcc_op))
+#define THEN(...)  .success = OPS(__VA_ARGS__), .success_count = COUNT(__VA_ARGS__)
+#define ELSE(...)  .failure = OPS(__VA_ARGS__), .failure_count = COUNT(__VA_ARGS__)
+#define TXN(...)                                                                                   \
+    {                                                                                              \
+        .kind = MVCC_OP_TXN, .txn = { __VA_ARGS__ }                                                \
+    }
 
 static void expect_txn(const char *why, const struct mvcc_txn_request *request, uint32_t ops_max,
                        int want)
@@ -158,7 +170,8 @@ Test(mvcc, single_requests_are_checked)
         {"an empty value is fine", {.key = L("a")}, 0},
         {"no key", {.value = L("v")}, ERR_EMPTY_KEY},
         {"no key goes first", {.value = L("v"), .ignore_value = true}, ERR_EMPTY_KEY},
-        {"ignored value", {.key = L("a"), .value = L("v"), .ignore_value = true},
+        {"ignored value",
+         {.key = L("a"), .value = L("v"), .ignore_value = true},
          ERR_VALUE_PROVIDED},
         {"ignored lease", {.key = L("a"), .lease = 2, .ignore_lease = true}, ERR_LEASE_PROVIDED},
         {"value before lease",
@@ -178,8 +191,7 @@ Test(mvcc, single_requests_are_checked)
         {"negative order", {.key = L("a"), .sort_order = -1}, ERR_INVALID_SORT, 0},
         {"target", {.key = L("a"), .sort_target = 5}, ERR_INVALID_SORT, ERR_STREAM_SORT},
         {"ascending keys stream", {.key = L("a"), .sort_order = MVCC_SORT_ASCEND}, 0, 0},
-        {"descending do not", {.key = L("a"), .sort_order = MVCC_SORT_DESCEND}, 0,
-         ERR_STREAM_SORT},
+        {"descending do not", {.key = L("a"), .sort_order = MVCC_SORT_DESCEND}, 0, ERR_STREAM_SORT},
         {"filters do not", {.key = L("a"), .max_create_revision = 1}, 0, ERR_STREAM_FILTER},
     };
     for (size_t i = 0; i < ARRAY_COUNT(ranges); i++) {
@@ -204,37 +216,44 @@ Test(mvcc, transactions_are_checked)
         {"the widest part counts, not the sum", {THEN(GET("a")), ELSE(GET("b"))}, 1, 0},
         {"compares count", {.compares = compares, .compare_count = 2}, 1, ERR_TOO_MANY_OPS},
         {"compare without key", {.compares = compares, .compare_count = 2}, 2, ERR_EMPTY_KEY},
-        {"a nested txn gets what is left", {THEN(TXN(THEN(GET("a"), GET("b"))))}, 2,
+        {"a nested txn gets what is left",
+         {THEN(TXN(THEN(GET("a"), GET("b"))))},
+         2,
          ERR_TOO_MANY_OPS},
         {"and that is enough here", {THEN(TXN(THEN(GET("a"), GET("b"))))}, 3, 0},
         {"an op without request", {THEN({.kind = MVCC_OP_NONE})}, 9, ERR_KEY_NOT_FOUND},
         {"an op is checked as if alone", {ELSE(PUT(""))}, 9, ERR_EMPTY_KEY},
         {"two puts of a key", {THEN(PUT("a"), PUT("a"))}, 9, ERR_DUPLICATE_KEY},
-        {"in the branch that will not run, too", {ELSE(PUT("a"), PUT("a"))}, 9,
-         ERR_DUPLICATE_KEY},
+        {"in the branch that will not run, too", {ELSE(PUT("a"), PUT("a"))}, 9, ERR_DUPLICATE_KEY},
         {"one in each branch is fine", {THEN(PUT("a")), ELSE(PUT("a"))}, 9, 0},
         {"put of a deleted key", {THEN(DEL("a", ""), PUT("a"))}, 9, ERR_DUPLICATE_KEY},
         {"put then delete", {THEN(PUT("a"), DEL("a", ""))}, 9, ERR_DUPLICATE_KEY},
         {"put in a deleted interval", {THEN(PUT("b"), DEL("a", "c"))}, 9, ERR_DUPLICATE_KEY},
         {"put at its end", {THEN(PUT("c"), DEL("a", "c"))}, 9, 0},
         {"deletes may overlap", {THEN(DEL("a", "c"), DEL("b", "d"), DEL("a", ""))}, 9, 0},
-        {"in a merged interval", {THEN(DEL("c", "e"), DEL("a", "c"), PUT("c"))}, 9,
+        {"in a merged interval",
+         {THEN(DEL("c", "e"), DEL("a", "c"), PUT("c"))},
+         9,
          ERR_DUPLICATE_KEY},
         {"between two intervals", {THEN(DEL("d", "e"), DEL("a", "b"), PUT("c"))}, 9, 0},
         {"ranges collide with nothing", {THEN(PUT("a"), GET("a"), GET("a"))}, 9, 0},
         {"an open delete is not seen", {THEN(DEL("a", "\0"), PUT("b"))}, 9, 0},
         {"put and nested put", {THEN(PUT("a"), TXN(THEN(PUT("a"))))}, 9, ERR_DUPLICATE_KEY},
         {"nested branches exclude each other", {THEN(TXN(THEN(PUT("a")), ELSE(PUT("a"))))}, 9, 0},
-        {"two nested txns do not", {THEN(TXN(THEN(PUT("a"))), TXN(ELSE(PUT("a"))))}, 9,
+        {"two nested txns do not",
+         {THEN(TXN(THEN(PUT("a"))), TXN(ELSE(PUT("a"))))},
+         9,
          ERR_DUPLICATE_KEY},
-        {"delete and nested put", {THEN(TXN(THEN(PUT("a"))), DEL("a", ""))}, 9,
-         ERR_DUPLICATE_KEY},
+        {"delete and nested put", {THEN(TXN(THEN(PUT("a"))), DEL("a", ""))}, 9, ERR_DUPLICATE_KEY},
         {"nested put, then a sibling's delete",
-         {THEN(TXN(THEN(PUT("a"))), TXN(THEN(DEL("a", ""))))}, 9, 0},
+         {THEN(TXN(THEN(PUT("a"))), TXN(THEN(DEL("a", ""))))},
+         9,
+         0},
         {"nested delete, then a sibling's put",
-         {THEN(TXN(THEN(DEL("a", ""))), TXN(THEN(PUT("a"))))}, 9, ERR_DUPLICATE_KEY},
-        {"put and nested delete", {THEN(PUT("a"), TXN(ELSE(DEL("a", "b"))))}, 9,
+         {THEN(TXN(THEN(DEL("a", ""))), TXN(THEN(PUT("a"))))},
+         9,
          ERR_DUPLICATE_KEY},
+        {"put and nested delete", {THEN(PUT("a"), TXN(ELSE(DEL("a", "b"))))}, 9, ERR_DUPLICATE_KEY},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
         expect_txn(cases[i].why, &cases[i].txn, cases[i].ops_max, cases[i].want);
@@ -303,7 +322,8 @@ Test(mvcc, state_decides_about_puts_and_compactions)
         {"a known lease", {.key = L("a"), .lease = 2}, 0},
         {"ignore_value needs a value", {.key = L("b"), .ignore_value = true}, ERR_KEY_NOT_FOUND},
         {"ignore_lease needs a key", {.key = L("b"), .ignore_lease = true}, ERR_KEY_NOT_FOUND},
-        {"the lease is looked up first", {.key = L("b"), .ignore_value = true, .lease = 1},
+        {"the lease is looked up first",
+         {.key = L("b"), .ignore_value = true, .lease = 1},
          ERR_LEASE_NOT_FOUND},
         {"ignore_value on a key", {.key = L("a"), .ignore_value = true}, 0},
     };
@@ -316,9 +336,12 @@ Test(mvcc, state_decides_about_puts_and_compactions)
         int64_t revision;
         int want;
     } compactions[] = {
-        {"never below the start", -1, ERR_COMPACTED}, {"zero works once", 0, 0},
-        {"and only once", 0, ERR_COMPACTED},          {"the future", 4, ERR_FUTURE_REVISION},
-        {"the present is fine", 3, 0},                {"backwards", 2, ERR_COMPACTED},
+        {"never below the start", -1, ERR_COMPACTED},
+        {"zero works once", 0, 0},
+        {"and only once", 0, ERR_COMPACTED},
+        {"the future", 4, ERR_FUTURE_REVISION},
+        {"the present is fine", 3, 0},
+        {"backwards", 2, ERR_COMPACTED},
     };
     for (size_t i = 0; i < ARRAY_COUNT(compactions); i++)
         cr_assert_eq(
