@@ -79,13 +79,14 @@ void core_destroy(struct core *core)
     invariant(core->fibers.current == NULL);
     if (current_core == core)
         core_set_current(NULL); /* lines from here on are written at once */
-    logger_destroy(core->logger);
+    bool reactor_is_idle = logger_destroy(core->logger);
     /* Fibers that still wait are given up, and with them the timers on their stacks. */
     while (core->timers.count > 0)
         timer_stop(&core->timers, core->timers.slots[0]);
     timer_heap_deinit(&core->timers);
     fiber_pool_deinit(core, true);
-    reactor_destroy(core->reactor);
+    if (reactor_is_idle)
+        reactor_destroy(core->reactor); /* otherwise it ends with the process */
     for (uint32_t to = 0; to < core->core_count; to++)
         free(core->overflow[to].messages);
     free(core);

@@ -118,9 +118,9 @@ void fiber_park(void);
 void fiber_make_ready(struct fiber *fiber);
 
 /* logger.c: the buffered lines of one core. Flush starts at most one write; destroy waits for the
- * lines to leave, a second at most. */
+ * lines to leave, a second at most; false when a write is still stuck after that. */
 struct logger *logger_create(struct reactor *reactor);
-void logger_destroy(struct logger *logger);
+must_check bool logger_destroy(struct logger *logger);
 void logger_flush(struct logger *logger);
 
 #endif

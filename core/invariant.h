@@ -3,10 +3,10 @@
  *
  * Story     invariant() is for our own mistakes and is always compiled in: going on would be worse
  *           than stopping. verify() may cost O(n) and runs in debug, sanitizer and simulator
- * builds. sometimes() marks a rare but legal situation that the simulator must reach. buggify()
- *           lets the simulator take a legal but unlikely path; it is false elsewhere, at no cost.
- *           What the world does (I/O, peers, clients, a full disk) is an error code, never one of
- *           these.
+ *           builds. sometimes() marks a rare but legal situation that the simulator must reach.
+ *           buggify() lets the simulator take a legal but unlikely path; it is false elsewhere, at
+ *           no cost. What the world does (I/O, peers, clients, a full disk) is an error code, never
+ *           one of these.
  * Threads   Any.
  */
 #ifndef CORE_INVARIANT_H

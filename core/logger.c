@@ -321,16 +321,17 @@ struct logger *logger_create(struct reactor *reactor)
     return logger;
 }
 
-void logger_destroy(struct logger *logger)
+bool logger_destroy(struct logger *logger)
 {
     uint64_t give_up_ns = reactor_clock_ns(logger->reactor) + LOGGER_DRAIN_NS_MAX;
     while (logger->used > 0 && reactor_clock_ns(logger->reactor) < give_up_ns) {
         logger_flush(logger);
         reactor_poll(logger->reactor, true, give_up_ns);
     }
-    /* A reader that stalls this long keeps its write: the kernel still owns those bytes. */
-    if (logger->writing_bytes == 0)
-        free(logger);
+    if (logger->writing_bytes > 0)
+        return false; /* whoever reads standard error stalls: the kernel still owns those bytes */
+    free(logger);
+    return true;
 }
 
 /* ---- the way in ----------------------------------------------------------------------------- */

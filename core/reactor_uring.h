@@ -3,12 +3,15 @@
  *
  * Story     reactor_uring.c is the loop: submission, reaping, time, wake-ups. _setup.c creates and
  *           destroys, _files.c and _net.c turn calls of reactor.h into SQEs and CQEs into
- * callbacks. Invariants R1  an io_op's link is OP_PENDING (or on `deferred`) exactly while it is in
- * flight. R2  ops_pending counts SQEs whose final CQE has not been handled, plus `deferred`; SQEs
- * tagged below URING_OP are not counted. R3  a provided receive buffer is out of the ring only
- * while `received` runs on it, or while its CQE waits in the completion queue. R4  an io_socket or
- * io_listener is named by no SQE once in_flight (or both its ops) are clear. Source    facts on
- * io_uring 2 to 5, 7, 9, 10.
+ *           callbacks.
+ * Invariants
+ *   R1  an io_op's link is OP_PENDING (or on `deferred`) exactly while it is in flight.
+ *   R2  ops_pending counts SQEs whose final CQE has not been handled, plus `deferred`; SQEs tagged
+ *       below URING_OP are not counted.
+ *   R3  a provided receive buffer is out of the ring only while `received` runs on it, or while its
+ *       CQE waits in the completion queue.
+ *   R4  an io_socket or io_listener is named by no SQE once in_flight (or both its ops) are clear.
+ * Source    facts on io_uring 2 to 5, 7, 9, 10.
  */
 #ifndef CORE_REACTOR_URING_H
 #define CORE_REACTOR_URING_H

@@ -253,6 +253,22 @@ Test(logger, a_blocked_pipe_stalls_nobody_and_drops_are_counted)
     free(text);
 }
 
+Test(logger, a_pipe_that_nobody_reads_does_not_keep_a_core_from_ending)
+{
+    pid_t child = fork();
+    if (child == 0) {
+        capture_begin(4096);
+        struct core *core = core_open();
+        for (uint64_t n = 0; n < 1000; n++)
+            log_info("m", LOG_U64("n", n));
+        core_close(core);
+        _exit(0); /* the reactor is left to the end of the process */
+    }
+    int status = 0;
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    cr_expect(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
 Test(logger, two_cores_do_not_overwrite_each_other_in_a_file)
 {
     char path[] = "/tmp/test_logger_XXXXXX";
