@@ -52,7 +52,8 @@ struct timer_heap *core_timers(struct core *core);
 struct mesh *core_mesh(struct core *core);
 uint64_t core_now_ns(const struct core *core);
 
-/* Who gets messages of `kind` on this core. Set before the first turn. */
+/* Who gets messages of `kind` on this core. Set before the first of them can arrive; a later call
+ * replaces the handler, as when a store is closed and another opened. */
 void core_handle(struct core *core, uint16_t kind, core_message_handler *handler, void *context);
 
 /* Called at the end of each round of a turn, in order of registration. */
