@@ -1,0 +1,480 @@
+#include "storage/lsm/background.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/err.h"
+#include "core/logger.h"
+
+#define BACKGROUND_YIELD_ROWS 32
+
+/* ---- queues ----------------------------------------------------------------------------------
+ */
+
+void background_queue_push(struct background_queue *queue, void *item)
+{
+    if (queue->count == queue->count_max) {
+        queue->count_max = queue->count_max * 2 + 16;
+        queue->items = realloc(queue->items, queue->count_max * sizeof(queue->items[0]));
+        if (queue->items == NULL)
+            fatal("out of memory for a background queue");
+    }
+    queue->items[queue->count++] = item;
+}
+
+void *background_queue_pop(struct background_queue *queue)
+{
+    if (queue->count == 0)
+        return NULL;
+    void *item = queue->items[0];
+    queue->count--;
+    memmove(queue->items, queue->items + 1, queue->count * sizeof(queue->items[0]));
+    return item;
+}
+
+/* ---- filter ----------------------------------------------------------------------------------
+ */
+
+void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from)
+{
+    memset(filter, 0, sizeof(*filter));
+    filter->filter = from;
+    if (from != NULL)
+        filter->job = from->begin(from->context);
+}
+
+bool background_filter_same_key(const struct background_filter *filter, struct bytes key)
+{
+    return filter->has_row && bytes_equal(bytes_make(filter->key, filter->key_bytes), key);
+}
+
+bool background_filter_keep(struct background_filter *filter, const struct lsm_row *row, bool bottom)
+{
+    bool same = background_filter_same_key(filter, row->key);
+    struct lsm_filter_row question = {.row = row,
+                                      .newer_exists = same,
+                                      .newer_version = same ? filter->version
+                                                            : (struct lsm_version){0, 0},
+                                      .bottom = bottom};
+    invariant(!same || lsm_version_compare(row->version, filter->version) < 0);
+    if (!same) {
+        if (row->key.size > filter->key_max) {
+            filter->key_max = u64_max(row->key.size, filter->key_max * 2);
+            filter->key = realloc(filter->key, filter->key_max);
+            if (filter->key == NULL)
+                fatal("out of memory for a key");
+        }
+        memcpy(filter->key, row->key.data, row->key.size);
+        filter->key_bytes = row->key.size;
+    }
+    filter->version = row->version;
+    filter->has_row = true;
+    bool keep = filter->filter == NULL || filter->filter->keep(filter->job, &question);
+    filter->dropped += !keep;
+    return keep;
+}
+
+void background_filter_end(struct background_filter *filter)
+{
+    if (filter->filter != NULL)
+        filter->filter->end(filter->job);
+    free(filter->key);
+    filter->key = NULL;
+}
+
+/* ---- outputs ---------------------------------------------------------------------------------
+ */
+
+int background_output_add(struct lsm_background *background, struct background_output *output,
+                          uint32_t level, const struct lsm_row *row)
+{
+    if (output->writer == NULL) {
+        const struct lsm_options *options = &background->lsm->options;
+        output->number = background->number_next++;
+        lsm_path(output->path, options->dir, "%06lu.sst", output->number);
+        struct sst_writer_options writer = {
+            .path = output->path,
+            .number = output->number,
+            .block_bytes = options->block_bytes,
+            .compression = level < 2 ? options->compression_top : options->compression,
+            .bloom_bits_per_key = options->bloom_bits_per_key,
+        };
+        int status = sst_writer_open(&writer, &output->writer);
+        if (status < 0) {
+            output->writer = NULL;
+            return status;
+        }
+    }
+    return sst_writer_add(output->writer, row);
+}
+
+int background_output_finish(struct background_output *output, struct lsm_table **table,
+                             uint64_t *bytes)
+{
+    *table = NULL;
+    *bytes = 0;
+    if (output->writer == NULL)
+        return 0;
+    int status = sst_writer_finish(output->writer, bytes);
+    if (status < 0)
+        return status;
+    output->writer = NULL;
+    /* Read back through the checks that every start makes. */
+    return lsm_table_open(output->path, output->number, table);
+}
+
+void background_output_abandon(struct background_output *output)
+{
+    if (output->writer != NULL)
+        sst_writer_abandon(output->writer);
+    output->writer = NULL;
+}
+
+/* ---- installing ------------------------------------------------------------------------------
+ */
+
+static void background_manifest_rotate(struct lsm_background *background)
+{
+    struct manifest next;
+    char path[LSM_PATH_BYTES_MAX];
+    uint64_t number = background->number_next++;
+    int status = manifest_create(&next, background->lsm->dir, number, background->levels,
+                                 background->number_next);
+    if (status < 0)
+        fatal("cannot start manifest %lu in %s: %s", number, background->lsm->dir,
+              err_text(status));
+    manifest_path(path, background->lsm->dir, background->manifest.number);
+    manifest_close(&background->manifest);
+    background->manifest = next;
+    status = await_unlink(path);
+    if (status < 0) /* the next start removes it */
+        log_warn("cannot remove a manifest", LOG_TEXT("file", path), LOG_ERROR(status));
+}
+
+void background_install(struct lsm_background *background, struct lsm_install *install,
+                        struct manifest_record *record,
+                        void (*change)(struct lsm_levels *levels, void *context), void *context)
+{
+    while (background->installing)
+        fiber_waiters_park(&background->install_waiters);
+    background->installing = true; /* B3 */
+    const char *dir = background->lsm->dir;
+    int status = await_sync_directory(dir);
+    if (status < 0)
+        fatal("cannot sync %s: %s", dir, err_text(status));
+    struct lsm_levels *levels = lsm_levels_copy(background->levels);
+    if (levels == NULL)
+        fatal("out of memory for the list of tables");
+    change(levels, context);
+    verify((lsm_levels_check(levels), true));
+    invariant(levels->flushed_index >= background->levels->flushed_index);
+    manifest_record_next(record, background->number_next);
+    if (manifest_has_room(&background->manifest, record)) {
+        status = manifest_append(&background->manifest, record);
+        if (status < 0)
+            fatal("cannot append to manifest %lu in %s: %s", background->manifest.number, dir,
+                  err_text(status));
+        background->levels = levels;
+    } else {
+        sometimes(true, "lsm: the manifest is rotated");
+        background->levels = levels; /* the snapshot carries the edit */
+        background_manifest_rotate(background);
+    }
+    install->levels = levels;
+    lsm_post(background->lsm, background->core, core_id(background->lsm->core),
+             LSM_MESSAGE_INSTALL, 0, install);
+    background->installing = false;
+    (void)fiber_waiters_wake_one(&background->install_waiters);
+}
+
+void background_wait_after(struct lsm_background *background, const char *what, int status)
+{
+    if (background->stopping)
+        return;
+    if (status == ERR_CORRUPT)
+        sometimes(true, "lsm: a background job met damage");
+    log_error("background work failed, will be tried again", LOG_TEXT("work", what),
+              LOG_ERROR(status));
+    uint64_t until = core_now_ns(background->core) + BACKGROUND_RETRY_NS;
+    while (!background->stopping && core_now_ns(background->core) < until)
+        fiber_sleep_until(u64_min(until, core_now_ns(background->core) + 10 * NS_PER_MS));
+}
+
+/* ---- flush -----------------------------------------------------------------------------------
+ */
+
+struct flush_job {
+    struct lsm_background *background;
+    struct memtable *memtable;
+    struct background_output output;
+    struct background_filter filter;
+    struct lsm_table *table;
+    uint64_t bytes;
+};
+
+static int flush_rows(struct flush_job *job)
+{
+    uint32_t rows = 0;
+    const struct memtable_node *node = memtable_first(job->memtable);
+    for (; node != NULL; node = memtable_next(node)) {
+        struct lsm_row row;
+        memtable_row(node, &row);
+        if (background_filter_keep(&job->filter, &row, false)) {
+            int status = background_output_add(job->background, &job->output, 0, &row);
+            if (status < 0)
+                return status;
+        }
+        if (++rows % BACKGROUND_YIELD_ROWS == 0 && fiber_should_yield()) {
+            fiber_yield();
+            if (job->background->stopping)
+                return ERR_CANCELED;
+        }
+    }
+    return background_output_finish(&job->output, &job->table, &job->bytes);
+}
+
+static void flush_change(struct lsm_levels *levels, void *context)
+{
+    const struct flush_job *job = context;
+    if (job->table != NULL)
+        lsm_levels_add(levels, 0, job->table);
+    levels->flushed_index = job->memtable->applied_index;
+    levels->flushed_term = job->memtable->applied_term;
+}
+
+static int flush_run(struct lsm_background *background, struct memtable *memtable)
+{
+    uint64_t start_ns = core_now_ns(background->core);
+    struct flush_job *job = calloc(1, sizeof(*job));
+    struct lsm_install *install = calloc(1, sizeof(*install));
+    if (job == NULL || install == NULL)
+        fatal("out of memory for a flush");
+    job->background = background;
+    job->memtable = memtable;
+    background_filter_begin(&job->filter, background->lsm->options.filter);
+    int status = flush_rows(job);
+    if (status == 0) {
+        struct manifest_record record;
+        manifest_record_init(&record);
+        manifest_record_flushed(&record, memtable->applied_index, memtable->applied_term);
+        if (job->table != NULL)
+            manifest_record_add(&record, 0, job->table);
+        install->flushed = memtable;
+        install->write_bytes = job->bytes;
+        install->rows_dropped = job->filter.dropped;
+        install->duration_ns = core_now_ns(background->core) - start_ns;
+        background_install(background, install, &record, flush_change, job);
+        manifest_record_deinit(&record);
+        fiber_event_signal(&background->compact_event);
+    } else {
+        background_output_abandon(&job->output);
+        free(install);
+    }
+    background_filter_end(&job->filter);
+    free(job);
+    return status;
+}
+
+/* ---- the fibers ------------------------------------------------------------------------------
+ */
+
+static void background_fiber_ended(struct lsm_background *background)
+{
+    invariant(background->fibers > 0);
+    background->fibers--;
+    fiber_event_signal(&background->stopped);
+}
+
+static void background_flush_fiber(void *argument)
+{
+    struct lsm_background *background = argument;
+    while (!background->stopping) {
+        if (background->flushes.count == 0) {
+            fiber_event_wait(&background->flush_event);
+            continue;
+        }
+        int status = flush_run(background, background->flushes.items[0]);
+        if (status == 0)
+            (void)background_queue_pop(&background->flushes);
+        else
+            background_wait_after(background, "flush", status);
+    }
+    background_fiber_ended(background);
+}
+
+static void background_compact_fiber(void *argument)
+{
+    struct lsm_background *background = argument;
+    background_compact_loop(background);
+    background_fiber_ended(background);
+}
+
+static void background_remove_fiber(void *argument)
+{
+    struct lsm_background *background = argument;
+    while (!background->stopping) {
+        struct lsm_table *table = background_queue_pop(&background->removals);
+        if (table == NULL)
+            fiber_event_wait(&background->remove_event);
+        else
+            lsm_table_close(table, true);
+    }
+    background_fiber_ended(background);
+}
+
+/* ---- messages --------------------------------------------------------------------------------
+ */
+
+static void background_on_flush(void *context, struct core *core,
+                                const struct mesh_message *message)
+{
+    (void)core;
+    struct lsm_background *background = context;
+    invariant(background->flushes.count < BACKGROUND_FLUSHES_MAX);
+    background_queue_push(&background->flushes, (void *)(uintptr_t)message->word[0]);
+    fiber_event_signal(&background->flush_event);
+}
+
+static void background_on_remove(void *context, struct core *core,
+                                 const struct mesh_message *message)
+{
+    (void)core;
+    struct lsm_background *background = context;
+    background_queue_push(&background->removals, (void *)(uintptr_t)message->word[0]);
+    fiber_event_signal(&background->remove_event);
+}
+
+/* Every table of the moment that holds rows which newer ones of the same table supersede. */
+static void background_list_garbage(struct lsm_background *background)
+{
+    background->garbage.count = 0;
+    for (uint32_t level = 1; level < LSM_LEVELS; level++)
+        for (uint32_t i = 0; i < background->levels->level[level].count; i++) {
+            const struct lsm_table *table = background->levels->level[level].tables[i];
+            uint64_t stale = table->properties.superseded + table->properties.tombstones;
+            if (stale * 4 >= table->properties.rows)
+                background_queue_push(&background->garbage,
+                                      (void *)(uintptr_t)table->number);
+        }
+}
+
+static void background_on_request(void *context, struct core *core,
+                                  const struct mesh_message *message)
+{
+    (void)core;
+    struct lsm_background *background = context;
+    switch ((enum lsm_request)message->small) {
+    case LSM_REQUEST_GARBAGE:
+        background_list_garbage(background);
+        break;
+    case LSM_REQUEST_COMPACT_ALL:
+        background->compact_all = true;
+        break;
+    case LSM_REQUEST_STOP_SEEN: /* behind it, the raft core sends nothing any more */
+        background->stop_acknowledged = true;
+        fiber_event_signal(&background->stopped);
+        return;
+    }
+    fiber_event_signal(&background->compact_event);
+}
+
+/* ---- life ------------------------------------------------------------------------------------
+ */
+
+int lsm_background_create(struct lsm *lsm, uint64_t number_next)
+{
+    struct lsm_background *background = calloc(1, sizeof(*background));
+    if (background == NULL)
+        return -ENOMEM;
+    background->lsm = lsm;
+    background->levels = atomic_load(&lsm->view)->levels;
+    background->number_next = number_next;
+    fiber_waiters_init(&background->install_waiters);
+    fiber_event_init(&background->stopped);
+    fiber_event_init(&background->flush_event);
+    fiber_event_init(&background->compact_event);
+    fiber_event_init(&background->remove_event);
+    uint64_t previous = 0;
+    int status = manifest_read_current(lsm->dir, &previous);
+    if (status == 0 || status == ERR_NOT_FOUND) {
+        bool replaces = status == 0;
+        uint64_t number = background->number_next++;
+        status = manifest_create(&background->manifest, lsm->dir, number, background->levels,
+                                 background->number_next);
+        if (status == 0 && replaces) {
+            char path[LSM_PATH_BYTES_MAX];
+            manifest_path(path, lsm->dir, previous);
+            status = await_unlink(path);
+        }
+    }
+    if (status < 0) {
+        if (background->manifest.number != 0)
+            manifest_close(&background->manifest);
+        free(background);
+        return status;
+    }
+    lsm->background = background;
+    return 0;
+}
+
+void lsm_background_destroy(struct lsm *lsm)
+{
+    struct lsm_background *background = lsm->background;
+    if (background == NULL)
+        return;
+    invariant(background->fibers == 0);
+    manifest_close(&background->manifest);
+    for (void *table; (table = background_queue_pop(&background->removals)) != NULL;)
+        lsm_table_close(table, true);
+    for (uint32_t level = 0; level < LSM_LEVELS; level++)
+        free((void *)(uintptr_t)background->resume[level].data);
+    free(background->flushes.items);
+    free(background->removals.items);
+    free(background->garbage.items);
+    free(background);
+    lsm->background = NULL;
+}
+
+static void background_handle(struct lsm_background *background, enum lsm_message kind,
+                              core_message_handler *handler)
+{
+    core_handle(background->core,
+                (uint16_t)(background->lsm->options.message_kind_base + (uint16_t)kind), handler,
+                background);
+}
+
+void lsm_background_start(struct lsm *lsm, struct core *core)
+{
+    static void (*const fibers[])(void *argument) = {
+        background_flush_fiber, background_compact_fiber, background_remove_fiber};
+    struct lsm_background *background = lsm->background;
+    invariant(background != NULL && background->fibers == 0);
+    background->core = core;
+    background->stopping = background->stop_acknowledged = false;
+    background_handle(background, LSM_MESSAGE_FLUSH, background_on_flush);
+    background_handle(background, LSM_MESSAGE_REMOVE, background_on_remove);
+    background_handle(background, LSM_MESSAGE_REQUEST, background_on_request);
+    for (uint32_t i = 0; i < ARRAY_COUNT(fibers); i++) {
+        int status = fiber_spawn(core, FIBER_BACKGROUND, fibers[i], background);
+        if (status < 0)
+            fatal("no fiber for background work: %s", err_text(status));
+        background->fibers++;
+    }
+    lsm_post(lsm, core, core_id(lsm->core), LSM_MESSAGE_STARTED, 0, NULL);
+    fiber_event_signal(&background->compact_event);
+}
+
+void lsm_background_stop(struct lsm *lsm)
+{
+    struct lsm_background *background = lsm->background;
+    background->stopping = true;
+    fiber_event_signal(&background->flush_event);
+    fiber_event_signal(&background->compact_event);
+    fiber_event_signal(&background->remove_event);
+    while (background->fibers > 0)
+        fiber_event_wait(&background->stopped);
+    lsm_post(lsm, background->core, core_id(lsm->core), LSM_MESSAGE_STOPPED, 0, NULL);
+    while (!background->stop_acknowledged)
+        fiber_event_wait(&background->stopped);
+    background->flushes.count = 0; /* the memtables stay the raft core's; the log has their rows */
+}

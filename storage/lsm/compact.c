@@ -1,0 +1,497 @@
+/* Leveled compaction: what to merge next, the merge, and the pace. Level 0 goes to level 1 as a whole;
+ * a deeper level gives one table at a time, in key order, with what overlaps it below. */
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/err.h"
+#include "core/logger.h"
+#include "storage/lsm/background.h"
+#include "storage/lsm/table_iterator.h"
+
+#define COMPACT_YIELD_ROWS 32
+#define COMPACT_WINDOW_BYTES ((uint32_t)(256 * 1024))
+
+/* Disjoint tables in key order: one level 0 table, or what one level contributes. */
+struct compact_source {
+    struct lsm_table **tables; /* owned */
+    uint32_t count, at, level;
+    struct table_iterator iterator;
+    struct lsm_row row;
+    bool valid;
+};
+
+struct compact_job {
+    struct lsm_background *background;
+    struct table_blocks blocks;
+    struct compact_source *sources; /* owned */
+    struct compact_source **order;  /* owned: the live ones, sorted by row */
+    uint32_t source_count, live;
+    uint32_t level_out;
+    struct lsm_levels *below; /* owned copy of the levels at the start: for `bottom` */
+    uint32_t below_at[LSM_LEVELS];
+    struct background_filter filter;
+    struct background_output output;
+    struct lsm_table **made; /* owned list of finished tables */
+    uint32_t made_count;
+    uint64_t read_bytes, write_bytes, start_ns;
+    bool trivial;
+};
+
+/* ---- blocks in plain memory --------------------------------------------------------------------
+ */
+
+static int compact_block_acquire(struct table_blocks *blocks, const struct lsm_table *table,
+                                 struct sst_handle handle, enum sst_block_type type,
+                                 struct table_window *window, struct bytes *raw, void **pin)
+{
+    const uint8_t *stored = NULL;
+    uint8_t *expanded = NULL;
+    uint32_t bytes = 0;
+    int status = 0;
+    (void)blocks;
+    if (window != NULL)
+        status = table_window_read(window, table, handle, &stored);
+    if (status == 0 && stored != NULL)
+        status = sst_block_decode(table->number, table->path, handle, type, stored, 0, &expanded,
+                                  &bytes);
+    else if (status == 0)
+        status = lsm_table_read_stored(table, handle, type, 0, &expanded, &bytes);
+    if (status < 0)
+        return status;
+    *raw = bytes_make(expanded, bytes);
+    *pin = expanded;
+    return 0;
+}
+
+static void compact_block_release(struct table_blocks *blocks, void *pin)
+{
+    (void)blocks;
+    free(pin);
+}
+
+/* ---- the merge -------------------------------------------------------------------------------
+ */
+
+static int compact_source_take(struct compact_source *source, int status)
+{
+    while (status == 0 && source->at + 1 < source->count) {
+        table_iterator_open(&source->iterator, source->tables[++source->at]);
+        status = table_iterator_first(&source->iterator);
+    }
+    source->valid = status == 1;
+    if (source->valid)
+        table_iterator_row(&source->iterator, &source->row);
+    return status < 0 ? status : 0;
+}
+
+static bool compact_precedes(const struct compact_source *a, const struct compact_source *b)
+{
+    int order = bytes_compare(a->row.key, b->row.key);
+    return order != 0 ? order < 0 : lsm_version_compare(a->row.version, b->row.version) > 0;
+}
+
+static int compact_merge_begin(struct compact_job *job)
+{
+    job->live = 0;
+    for (uint32_t i = 0; i < job->source_count; i++) {
+        struct compact_source *source = &job->sources[i];
+        invariant(source->count > 0);
+        table_iterator_open(&source->iterator, source->tables[0]);
+        int status = compact_source_take(source, table_iterator_first(&source->iterator));
+        if (status < 0)
+            return status;
+        if (!source->valid)
+            continue;
+        uint32_t at = job->live++;
+        for (; at > 0 && compact_precedes(source, job->order[at - 1]); at--)
+            job->order[at] = job->order[at - 1];
+        job->order[at] = source;
+    }
+    return 0;
+}
+
+static int compact_merge_step(struct compact_job *job)
+{
+    struct compact_source *source = job->order[0];
+    int status = compact_source_take(source, table_iterator_next(&source->iterator));
+    if (status < 0)
+        return status;
+    uint32_t at = 0;
+    for (; at + 1 < job->live && (!source->valid || compact_precedes(job->order[at + 1], source));
+         at++)
+        job->order[at] = job->order[at + 1];
+    job->order[at] = source;
+    if (!source->valid)
+        job->live--;
+    return 0;
+}
+
+/* No table below the output level may hold the key. Keys come in order, so each level is walked once. */
+static bool compact_is_bottom(struct compact_job *job, struct bytes key)
+{
+    for (uint32_t level = job->level_out + 1; level < LSM_LEVELS; level++) {
+        uint32_t *at = &job->below_at[level];
+        while (*at < job->below->level[level].count &&
+               bytes_compare(job->below->level[level].tables[*at]->largest, key) < 0)
+            ++*at;
+        if (*at < job->below->level[level].count &&
+            bytes_compare(job->below->level[level].tables[*at]->smallest, key) <= 0)
+            return false;
+    }
+    return true;
+}
+
+/* ---- pace ------------------------------------------------------------------------------------
+ */
+
+/* Debt of a level as a ratio in percent: at 100 there is work, at 200 no pacing. */
+static uint64_t compact_score(const struct lsm_background *background, uint32_t level)
+{
+    const struct lsm_options *options = &background->lsm->options;
+    if (level == 0)
+        return (uint64_t)background->levels->level[0].count * 100 / options->level0_tables;
+    uint64_t target = options->level_base_bytes;
+    for (uint32_t i = 1; i < level; i++)
+        target *= options->level_ratio;
+    return lsm_levels_bytes(background->levels, level) * 100 / target;
+}
+
+static uint64_t compact_debt_percent(const struct lsm_background *background)
+{
+    uint64_t worst = 0;
+    for (uint32_t level = 0; level + 1 < LSM_LEVELS; level++)
+        worst = u64_max(worst, compact_score(background, level));
+    return worst;
+}
+
+/* Spreads writes evenly at the configured rate while the debt is small. */
+static void compact_throttle(struct lsm_background *background, uint64_t bytes)
+{
+    uint64_t rate = background->lsm->options.background_bytes_per_s;
+    if (rate == 0 || compact_debt_percent(background) >= 200)
+        return;
+    uint64_t now_ns = core_now_ns(background->core);
+    uint64_t start_ns = u64_max(background->throttle_until_ns, now_ns);
+    background->throttle_until_ns = start_ns + bytes * NS_PER_S / rate;
+    if (start_ns > now_ns + NS_PER_MS && !background->stopping)
+        fiber_sleep_until(u64_min(start_ns, now_ns + 100 * NS_PER_MS));
+}
+
+/* ---- running a job ---------------------------------------------------------------------------
+ */
+
+static int compact_finish_output(struct compact_job *job)
+{
+    struct lsm_table *table = NULL;
+    uint64_t bytes = 0;
+    int status = background_output_finish(&job->output, &table, &bytes);
+    if (status < 0 || table == NULL)
+        return status;
+    job->made = realloc(job->made, (job->made_count + 1) * sizeof(job->made[0]));
+    if (job->made == NULL)
+        fatal("out of memory for a list of tables");
+    job->made[job->made_count++] = table;
+    job->write_bytes += bytes;
+    return 0;
+}
+
+static int compact_row(struct compact_job *job, const struct lsm_row *row)
+{
+    struct background_output *output = &job->output;
+    /* A key's versions stay in one table: reads rely on it (contract in lsm.h). */
+    if (output->writer != NULL &&
+        sst_writer_bytes(output->writer) >= job->background->lsm->options.table_bytes &&
+        !background_filter_same_key(&job->filter, row->key)) {
+        int status = compact_finish_output(job);
+        if (status < 0)
+            return status;
+    }
+    if (!background_filter_keep(&job->filter, row, compact_is_bottom(job, row->key)))
+        return 0;
+    uint64_t before = output->writer == NULL ? 0 : sst_writer_bytes(output->writer);
+    int status = background_output_add(job->background, output, job->level_out, row);
+    if (status == 0 && output->writer != NULL) {
+        uint64_t after = sst_writer_bytes(output->writer);
+        if (after / SST_WRITE_BYTES != before / SST_WRITE_BYTES)
+            compact_throttle(job->background, SST_WRITE_BYTES);
+    }
+    return status;
+}
+
+static int compact_merge(struct compact_job *job)
+{
+    int status = compact_merge_begin(job);
+    for (uint32_t rows = 1; status == 0 && job->live > 0; rows++) {
+        status = compact_row(job, &job->order[0]->row);
+        if (status == 0)
+            status = compact_merge_step(job);
+        if (rows % COMPACT_YIELD_ROWS == 0 && fiber_should_yield())
+            fiber_yield();
+        if (status == 0 && job->background->stopping)
+            status = ERR_CANCELED;
+    }
+    return status < 0 ? status : compact_finish_output(job);
+}
+
+static void compact_change(struct lsm_levels *levels, void *context)
+{
+    struct compact_job *job = context;
+    for (uint32_t i = 0; i < job->source_count; i++)
+        for (uint32_t j = 0; j < job->sources[i].count; j++) {
+            struct compact_source *source = &job->sources[i];
+            struct lsm_table *removed =
+                lsm_levels_remove(levels, source->level, source->tables[j]->number);
+            invariant(removed == source->tables[j]); /* B2 */
+        }
+    for (uint32_t i = 0; i < job->made_count; i++)
+        lsm_levels_add(levels, job->level_out, job->made[i]);
+}
+
+static void compact_install(struct compact_job *job)
+{
+    struct manifest_record record;
+    struct lsm_install *install = calloc(1, sizeof(*install));
+    if (install == NULL)
+        fatal("out of memory for a compaction");
+    manifest_record_init(&record);
+    for (uint32_t i = 0; i < job->source_count; i++)
+        for (uint32_t j = 0; j < job->sources[i].count; j++)
+            manifest_record_remove(&record, job->sources[i].level,
+                                   job->sources[i].tables[j]->number);
+    for (uint32_t i = 0; i < job->made_count; i++)
+        manifest_record_add(&record, job->level_out, job->made[i]);
+    install->is_compaction = true;
+    install->trivial = job->trivial;
+    install->read_bytes = job->read_bytes;
+    install->write_bytes = job->write_bytes;
+    install->rows_dropped = job->filter.dropped;
+    install->duration_ns = core_now_ns(job->background->core) - job->start_ns;
+    background_install(job->background, install, &record, compact_change, job);
+    manifest_record_deinit(&record);
+}
+
+/* ---- choosing --------------------------------------------------------------------------------
+ */
+
+static struct compact_job *compact_job_create(struct lsm_background *background,
+                                              uint32_t level_out, uint32_t sources)
+{
+    struct compact_job *job = calloc(1, sizeof(*job));
+    if (job == NULL)
+        fatal("out of memory for a compaction");
+    job->background = background;
+    job->blocks.acquire = compact_block_acquire;
+    job->blocks.release = compact_block_release;
+    job->level_out = level_out;
+    job->sources = calloc(sources, sizeof(job->sources[0]));
+    job->order = calloc(sources, sizeof(job->order[0]));
+    job->below = lsm_levels_copy(background->levels);
+    job->start_ns = core_now_ns(background->core);
+    if (job->sources == NULL || job->order == NULL || job->below == NULL)
+        fatal("out of memory for a compaction");
+    return job;
+}
+
+static void compact_job_add(struct compact_job *job, uint32_t level,
+                            struct lsm_table *const *tables, uint32_t count)
+{
+    if (count == 0)
+        return;
+    struct compact_source *source = &job->sources[job->source_count++];
+    source->tables = malloc(count * sizeof(tables[0]));
+    if (source->tables == NULL)
+        fatal("out of memory for a compaction");
+    memcpy(source->tables, tables, count * sizeof(tables[0]));
+    source->count = count;
+    source->level = level;
+    table_iterator_init(&source->iterator, &job->blocks, COMPACT_WINDOW_BYTES);
+    for (uint32_t i = 0; i < count; i++)
+        job->read_bytes += tables[i]->file_bytes;
+}
+
+static void compact_job_destroy(struct compact_job *job, bool installed)
+{
+    background_output_abandon(&job->output);
+    for (uint32_t i = 0; i < job->made_count && !installed; i++)
+        lsm_table_close(job->made[i], true);
+    for (uint32_t i = 0; i < job->source_count; i++) {
+        table_iterator_deinit(&job->sources[i].iterator);
+        free(job->sources[i].tables);
+    }
+    free(job->sources);
+    free(job->order);
+    free(job->made);
+    lsm_levels_free(job->below);
+    free(job);
+}
+
+/* Tables of a sorted level that overlap [smallest, largest]. */
+static uint32_t compact_overlap(const struct lsm_levels *levels, uint32_t level,
+                                struct bytes smallest, struct bytes largest, uint32_t *first)
+{
+    *first = lsm_levels_find(levels, level, smallest);
+    uint32_t end = *first;
+    while (end < levels->level[level].count &&
+           bytes_compare(levels->level[level].tables[end]->smallest, largest) <= 0)
+        end++;
+    return end - *first;
+}
+
+static void compact_add_overlap(struct compact_job *job, uint32_t level, struct bytes smallest,
+                                struct bytes largest)
+{
+    uint32_t first = 0;
+    const struct lsm_levels *levels = job->background->levels;
+    uint32_t count = compact_overlap(levels, level, smallest, largest, &first);
+    compact_job_add(job, level, levels->level[level].tables + first, count);
+}
+
+static struct compact_job *compact_pick_level0(struct lsm_background *background)
+{
+    const struct lsm_levels *levels = background->levels;
+    uint32_t count = levels->level[0].count;
+    struct compact_job *job = compact_job_create(background, 1, count + 1);
+    struct bytes smallest = levels->level[0].tables[0]->smallest;
+    struct bytes largest = levels->level[0].tables[0]->largest;
+    for (uint32_t i = 0; i < count; i++) {
+        struct lsm_table *table = levels->level[0].tables[i];
+        compact_job_add(job, 0, &table, 1);
+        if (bytes_compare(table->smallest, smallest) < 0)
+            smallest = table->smallest;
+        if (bytes_compare(table->largest, largest) > 0)
+            largest = table->largest;
+    }
+    compact_add_overlap(job, 1, smallest, largest);
+    return job;
+}
+
+static void compact_resume_after(struct lsm_background *background, uint32_t level,
+                                 struct bytes key)
+{
+    struct bytes *resume = &background->resume[level];
+    uint8_t *copy = realloc((void *)(uintptr_t)resume->data, key.size);
+    if (copy == NULL)
+        fatal("out of memory for a key");
+    memcpy(copy, key.data, key.size);
+    *resume = bytes_make(copy, key.size);
+}
+
+static struct compact_job *compact_pick_level(struct lsm_background *background, uint32_t level)
+{
+    const struct lsm_levels *levels = background->levels;
+    uint32_t at = 0;
+    struct bytes resume = background->resume[level];
+    if (resume.size > 0) {
+        at = lsm_levels_find(levels, level, resume);
+        if (at < levels->level[level].count &&
+            bytes_equal(levels->level[level].tables[at]->largest, resume))
+            at++;
+    }
+    if (at >= levels->level[level].count)
+        at = 0;
+    struct lsm_table *table = levels->level[level].tables[at];
+    compact_resume_after(background, level, table->largest);
+    struct compact_job *job = compact_job_create(background, level + 1, 2);
+    compact_job_add(job, level, &table, 1);
+    compact_add_overlap(job, level + 1, table->smallest, table->largest);
+    /* Nothing to merge with and nothing to drop: the table just changes its level. */
+    job->trivial = job->source_count == 1 &&
+                   (background->lsm->options.filter == NULL ||
+                    table->properties.superseded + table->properties.tombstones == 0);
+    return job;
+}
+
+static struct compact_job *compact_pick_all(struct lsm_background *background)
+{
+    const struct lsm_levels *levels = background->levels;
+    uint32_t deepest = 1, tables = 0;
+    for (uint32_t level = 0; level < LSM_LEVELS; level++) {
+        tables += levels->level[level].count;
+        if (level > 0 && levels->level[level].count > 0)
+            deepest = level;
+    }
+    if (tables == 0)
+        return NULL;
+    struct compact_job *job =
+        compact_job_create(background, deepest, levels->level[0].count + LSM_LEVELS);
+    for (uint32_t i = 0; i < levels->level[0].count; i++)
+        compact_job_add(job, 0, &levels->level[0].tables[i], 1);
+    for (uint32_t level = 1; level < LSM_LEVELS; level++)
+        compact_job_add(job, level, levels->level[level].tables, levels->level[level].count);
+    return job;
+}
+
+/* A table is rewritten alone, in its level. */
+static struct compact_job *compact_pick_garbage(struct lsm_background *background)
+{
+    while (background->garbage.count > 0) {
+        uint64_t number = (uint64_t)(uintptr_t)background_queue_pop(&background->garbage);
+        for (uint32_t level = 1; level < LSM_LEVELS; level++)
+            for (uint32_t i = 0; i < background->levels->level[level].count; i++) {
+                struct lsm_table *table = background->levels->level[level].tables[i];
+                if (table->number != number)
+                    continue;
+                struct compact_job *job = compact_job_create(background, level, 1);
+                compact_job_add(job, level, &table, 1);
+                return job;
+            }
+    }
+    return NULL;
+}
+
+static struct compact_job *compact_pick(struct lsm_background *background)
+{
+    uint32_t worst = 0;
+    uint64_t worst_score = 0;
+    if (background->compact_all) {
+        background->compact_all = false;
+        return compact_pick_all(background);
+    }
+    for (uint32_t level = 0; level + 1 < LSM_LEVELS; level++) {
+        uint64_t score = compact_score(background, level);
+        if (score > worst_score) {
+            worst = level;
+            worst_score = score;
+        }
+    }
+    if (worst_score < 100)
+        return compact_pick_garbage(background);
+    return worst == 0 ? compact_pick_level0(background) : compact_pick_level(background, worst);
+}
+
+static int compact_run(struct compact_job *job)
+{
+    int status = 0;
+    if (job->trivial) {
+        job->made = malloc(sizeof(job->made[0]));
+        if (job->made == NULL)
+            fatal("out of memory for a list of tables");
+        job->made[0] = job->sources[0].tables[0];
+        job->made_count = 1;
+        job->read_bytes = 0;
+    } else {
+        background_filter_begin(&job->filter, job->background->lsm->options.filter);
+        status = compact_merge(job);
+    }
+    if (status == 0)
+        compact_install(job);
+    if (!job->trivial)
+        background_filter_end(&job->filter);
+    return status;
+}
+
+void background_compact_loop(struct lsm_background *background)
+{
+    while (!background->stopping) {
+        /* A flush that installs meanwhile is fine: it only adds to level 0 (B2). */
+        struct compact_job *job = compact_pick(background);
+        if (job == NULL) {
+            fiber_event_wait(&background->compact_event);
+            continue;
+        }
+        int status = compact_run(job);
+        compact_job_destroy(job, status == 0);
+        if (status < 0)
+            background_wait_after(background, "compaction", status);
+    }
+}

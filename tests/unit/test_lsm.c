@@ -1,0 +1,388 @@
+#include "test_lsm.h"
+
+TestSuite(lsm, .init = world_open, .fini = world_close, .timeout = 240);
+
+/* ---- comparing with the model ------------------------------------------------------------------
+ */
+
+static void check_get(const char *key, uint64_t version_max)
+{
+    struct lsm_row row;
+    struct bytes wanted = bytes_from_text(key);
+    int status = lsm_get_now(reader, wanted, (struct lsm_version){version_max, UINT32_MAX}, &row);
+    if (status == ERR_WOULD_WAIT)
+        status = lsm_get(reader, wanted, (struct lsm_version){version_max, UINT32_MAX}, &row);
+    uint32_t at = model_find(key, version_max);
+    if (at == model.count || strcmp(model.rows[at].key, key) != 0) {
+        cr_assert_eq(status, ERR_NOT_FOUND, "%s at %lu: %s", key, version_max, err_text(status));
+        return;
+    }
+    cr_assert_eq(status, 0, "%s at %lu: %s", key, version_max, err_text(status));
+    model_check_row(&row, &model.rows[at]);
+    lsm_row_release(reader, &row);
+}
+
+/* Rows of the model that a cursor shows, as indexes. */
+static uint32_t shown[MODEL_ROWS_MAX];
+static uint32_t shown_count;
+
+static void model_show(const char *lower, const char *upper, uint64_t version_max, bool newest_only)
+{
+    shown_count = 0;
+    const char *last = "";
+    for (uint32_t i = 0; i < model.count; i++) {
+        const struct model_row *row = &model.rows[i];
+        if (strcmp(row->key, lower) < 0 || (upper[0] != 0 && strcmp(row->key, upper) >= 0) ||
+            row->version > version_max || (newest_only && strcmp(row->key, last) == 0))
+            continue;
+        shown[shown_count++] = i;
+        last = row->key;
+    }
+}
+
+static void check_cursor(struct prng *prng, const char *lower, const char *upper,
+                         uint64_t version_max, bool newest_only)
+{
+    struct lsm_cursor *cursor = NULL;
+    struct lsm_cursor_options options = {.lower = bytes_from_text(lower),
+                                         .upper = bytes_from_text(upper),
+                                         .version_max = {version_max, UINT32_MAX},
+                                         .newest_only = newest_only};
+    struct lsm_row row;
+    model_show(lower, upper, version_max, newest_only);
+    cr_assert_eq(lsm_cursor_open(reader, &options, &cursor), 0);
+    for (uint32_t i = 0; i < shown_count; i++) {
+        cr_assert_eq(lsm_cursor_next(cursor, &row), 1);
+        model_check_row(&row, &model.rows[shown[i]]);
+    }
+    cr_assert_eq(lsm_cursor_next(cursor, &row), 0);
+    for (uint32_t i = shown_count; i-- > 0;) {
+        cr_assert_eq(lsm_cursor_prev(cursor, &row), 1);
+        model_check_row(&row, &model.rows[shown[i]]);
+    }
+    cr_assert_eq(lsm_cursor_prev(cursor, &row), 0);
+    /* A walk with turns: `at` is the number of shown rows before the cursor's. */
+    int64_t at = -1;
+    for (int i = 0; i < 60 && shown_count > 0; i++) {
+        uint64_t move = prng_below(prng, 10);
+        int status;
+        if (move == 0) {
+            at = (int64_t)prng_below(prng, shown_count);
+            const char *key = model.rows[shown[at]].key;
+            while (at > 0 && strcmp(model.rows[shown[at - 1]].key, key) == 0)
+                at--;
+            status = lsm_cursor_seek(cursor, bytes_from_text(key), &row);
+        } else if (move == 1) {
+            at = (int64_t)prng_below(prng, shown_count);
+            const char *key = model.rows[shown[at]].key;
+            while (at >= 0 && strcmp(model.rows[shown[at]].key, key) == 0)
+                at--;
+            status = lsm_cursor_seek_before(cursor, bytes_from_text(key), &row);
+        } else if (move < 6) {
+            at += at < (int64_t)shown_count;
+            status = lsm_cursor_next(cursor, &row);
+        } else {
+            at -= at >= 0;
+            status = lsm_cursor_prev(cursor, &row);
+        }
+        bool inside = at >= 0 && at < (int64_t)shown_count;
+        cr_assert_eq(status, inside, "at %ld of %u after move %lu", (long)at, shown_count, move);
+        if (inside)
+            model_check_row(&row, &model.rows[shown[at]]);
+    }
+    lsm_cursor_close(cursor);
+}
+
+static void check_all(struct prng *prng, uint64_t version)
+{
+    for (int i = 0; i < 300; i++) {
+        struct model_row row = model_random_row(prng, version, 220);
+        check_get(row.key, prng_chance(prng, 1, 2) ? version : prng_below(prng, version + 2));
+    }
+    check_cursor(prng, "", "", version, true);
+    check_cursor(prng, "", "", version, false);
+    for (int i = 0; i < 12; i++) {
+        struct model_row a = model_random_row(prng, version, 220);
+        struct model_row b = model_random_row(prng, version, 220);
+        check_cursor(prng, a.key, b.key, prng_below(prng, version + 1), i % 2 == 0);
+    }
+}
+
+/* ---- the differential test -------------------------------------------------------------------- */
+
+static void write_batches(struct prng *prng, uint64_t *version, uint32_t batches)
+{
+    for (uint32_t i = 0; i < batches; i++) {
+        ++*version;
+        uint32_t rows = 1 + (uint32_t)prng_below(prng, 3);
+        for (uint32_t j = 0; j < rows; j++) {
+            struct model_row row = model_random_row(prng, *version, 200);
+            uint32_t at = model_find(row.key, *version);
+            if (at < model.count && model_compare(row.key, *version, &model.rows[at]) == 0)
+                continue;
+            model_apply(&row);
+            model_insert(row);
+        }
+        lsm_commit(lsm, *version, 1);
+        lsm_set_durable_index(lsm, *version > 3 ? *version - 3 : 0);
+        if (prng_chance(prng, 1, 20))
+            fiber_yield();
+    }
+}
+
+/* After a start: what the flush had not reached comes again from the log. */
+static void replay_model(void)
+{
+    uint64_t index, term;
+    lsm_applied(lsm, &index, &term);
+    for (uint32_t i = model.count; i-- > 0;) /* versions of a key rise */
+        if (model.rows[i].version > index)
+            model_apply(&model.rows[i]);
+}
+
+static void differential(void)
+{
+    struct prng prng;
+    prng_init(&prng, 42);
+    struct lsm_options options = tiny_options(in_root("a"));
+    char dir[128], copy[128];
+    snprintf(dir, sizeof(dir), "%s", options.dir);
+    uint64_t version = 0;
+    store_open(&options);
+    for (int round = 0; round < 24; round++) {
+        write_batches(&prng, &version, 250);
+        check_all(&prng, version);
+        switch (round % 4) {
+        case 0:
+            lsm_set_durable_index(lsm, version);
+            pause_ms(20);
+            break;
+        case 1:
+            store_close();
+            break;
+        case 2: /* a crash: go on with the directory as it is at this instant */
+            snprintf(copy, sizeof(copy), "%s/copy%d", root, round);
+            shell("cp -r %s %s", dir, copy);
+            store_close();
+            snprintf(dir, sizeof(dir), "%s", copy);
+            break;
+        case 3:
+            store_flush(version);
+            store_settle();
+            break;
+        }
+        if (lsm == NULL) {
+            options.dir = dir;
+            store_open(&options);
+            replay_model();
+            lsm_commit(lsm, version, 1);
+        }
+    }
+    check_all(&prng, version);
+    struct lsm_stats stats;
+    lsm_stats(lsm, &stats);
+    cr_assert_gt(stats.flushes, 0);
+    cr_assert_gt(stats.levels[2].tables + stats.levels[3].tables, 0, "levels are exercised");
+    cr_assert_leq(stats.views_held, 2);
+    lsm_compact_all(lsm);
+    store_flush(version);
+    store_settle();
+    check_all(&prng, version);
+    store_close();
+}
+
+Test(lsm, agrees_with_a_sorted_array_through_flushes_compactions_and_restarts)
+{
+    in_fiber(differential);
+}
+
+/* ---- the writer ------------------------------------------------------------------------------- */
+
+static void hot_put(void)
+{
+    struct lsm_options options = tiny_options(in_root("hot"));
+    options.memtable_bytes = MIB;
+    store_open(&options);
+    struct lsm_row row;
+    struct lsm_position position;
+    struct bytes key = bytes_from_text("k/hot");
+    cr_assert_eq(lsm_find_newest_in_memory(lsm, key, &row, &position), ERR_NOT_FOUND);
+    for (uint64_t version = 1; version <= 500; version++) {
+        lsm_insert_at(lsm, &position, key, (struct lsm_version){version, 0}, LSM_VALUE,
+                      bytes_from_text("v"));
+        if (version % 3 == 0) /* makes the position below stale: it must only cost a search */
+            put_text("k/hos", version, "x");
+        cr_assert_eq(lsm_find_newest_in_memory(lsm, key, &row, &position), 0);
+        cr_assert_eq(row.version.main, version);
+        if (version % 7 == 0)
+            put_text("k/hou", version, "x");
+        if (version == 250) {
+            lsm_commit(lsm, version, 1);
+            lsm_flush_begin(lsm);
+            cr_assert_eq(lsm_find_newest_in_memory(lsm, key, &row, &position), 0,
+                         "the immutable memtable still has it");
+        }
+    }
+    cr_assert_eq(lsm_get_now(reader, key, (struct lsm_version){77, 0}, &row), 0);
+    cr_assert_eq(row.version.main, 77);
+    lsm_row_release(reader, &row);
+    store_close();
+}
+
+Test(lsm, one_search_serves_reading_the_previous_version_and_writing_the_next)
+{
+    in_fiber(hot_put);
+}
+
+static void not_ahead_of_the_log(void)
+{
+    struct lsm_options options = tiny_options(in_root("ahead"));
+    store_open(&options);
+    put_text("k/a", 1, "one");
+    lsm_commit(lsm, 10, 2);
+    lsm_flush_begin(lsm);
+    lsm_set_durable_index(lsm, 9);
+    pause_ms(30);
+    cr_assert_eq(lsm_flushed_index(lsm), 0, "index 10 is not durable in the log");
+    lsm_set_durable_index(lsm, 10);
+    for (int i = 0; i < 1000 && lsm_flushed_index(lsm) == 0; i++)
+        pause_ms(1);
+    cr_assert_eq(lsm_flushed_index(lsm), 10);
+    store_close();
+    store_open(&options);
+    uint64_t index, term;
+    lsm_applied(lsm, &index, &term);
+    cr_assert_eq(index, 10);
+    cr_assert_eq(term, 2);
+    store_close();
+}
+
+Test(lsm, a_memtable_is_not_flushed_beyond_the_durable_log)
+{
+    in_fiber(not_ahead_of_the_log);
+}
+
+/* ---- pins ------------------------------------------------------------------------------------- */
+
+static void pinned(void)
+{
+    struct lsm_options options = tiny_options(in_root("pins"));
+    options.block_cache_bytes_per_core = 4096;
+    store_open(&options);
+    struct lsm_cursor *cursor;
+    struct lsm_cursor_options all = {.version_max = LSM_VERSION_MAX, .newest_only = true};
+    struct lsm_row held, row;
+    for (uint64_t i = 0; i < 100; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "k/%03lu", i);
+        put_text(key, 1, "first");
+    }
+    lsm_commit(lsm, 1, 1);
+    cr_assert_eq(lsm_get_now(reader, bytes_from_text("k/050"), LSM_VERSION_MAX, &held), 0);
+    cr_assert_eq(lsm_cursor_open(reader, &all, &cursor), 0);
+    cr_assert_eq(lsm_cursor_next(cursor, &row), 1);
+    store_flush(1);
+    for (uint64_t version = 2; version < 40; version++) {
+        put_text("k/050", version, "later");
+        lsm_commit(lsm, version, 1);
+        store_flush(version);
+    }
+    store_settle();
+    struct lsm_stats stats;
+    lsm_stats(lsm, &stats);
+    cr_assert_eq(stats.views_held, 2, "%lu", stats.views_held);
+    cr_assert(bytes_equal(held.value, bytes_from_text("first")));
+    for (int i = 1; i < 100; i++)
+        cr_assert_eq(lsm_cursor_next(cursor, &row), 1);
+    cr_assert_eq(lsm_cursor_next(cursor, &row), 0);
+    lsm_cursor_close(cursor);
+    lsm_row_release(reader, &held);
+    pause_ms(2);
+    lsm_stats(lsm, &stats);
+    cr_assert_eq(stats.views_held, 1);
+    cr_assert_eq(lsm_get(reader, bytes_from_text("k/050"), LSM_VERSION_MAX, &row), 0);
+    cr_assert(bytes_equal(row.value, bytes_from_text("later")));
+    lsm_row_release(reader, &row);
+    store_close();
+}
+
+Test(lsm, a_row_and_a_cursor_keep_what_they_point_to_and_no_more)
+{
+    in_fiber(pinned);
+}
+
+/* ---- compaction filter ------------------------------------------------------------------------ */
+
+static uint64_t watermark;
+static int filter_jobs;
+
+static void *filter_begin(void *context)
+{
+    (void)context;
+    filter_jobs++;
+    return &watermark;
+}
+
+/* etcd's rule: below the watermark only the newest version of a key stays, and not if it is a
+ * tombstone. */
+static bool filter_keep(void *job, const struct lsm_filter_row *row)
+{
+    uint64_t limit = *(uint64_t *)job;
+    if (row->newer_exists && row->newer_version.main <= limit)
+        return false;
+    return !(row->row->kind == LSM_TOMBSTONE && row->row->version.main <= limit && row->bottom);
+}
+
+static void filter_end(void *job)
+{
+    (void)job;
+    filter_jobs--;
+}
+
+static void garbage(void)
+{
+    static const struct lsm_filter filter = {NULL, filter_begin, filter_keep, filter_end};
+    struct lsm_options options = tiny_options(in_root("garbage"));
+    options.filter = &filter;
+    watermark = 0;
+    store_open(&options);
+    uint64_t version = 0;
+    for (int round = 0; round < 40; round++)
+        for (int i = 0; i < 50; i++) {
+            char key[16];
+            snprintf(key, sizeof(key), "k/%03d", i);
+            version++;
+            lsm_insert(lsm, bytes_from_text(key), (struct lsm_version){version, 0},
+                       round == 39 && i % 2 == 0 ? LSM_TOMBSTONE : LSM_VALUE,
+                       round == 39 && i % 2 == 0 ? bytes_make(NULL, 0) : bytes_from_text("value"));
+            lsm_commit(lsm, version, 1);
+        }
+    store_flush(version);
+    store_settle();
+    struct lsm_stats before, after;
+    lsm_stats(lsm, &before);
+    uint64_t rows = 0;
+    for (int level = 0; level < LSM_LEVELS; level++)
+        rows += before.levels[level].rows;
+    cr_assert_eq(rows, 2000, "nothing may go at watermark 0");
+    watermark = version;
+    lsm_compact_all(lsm);
+    store_settle();
+    lsm_stats(lsm, &after);
+    rows = 0;
+    for (int level = 0; level < LSM_LEVELS; level++)
+        rows += after.levels[level].rows;
+    cr_assert_eq(rows, 25, "one version of each living key: %lu", rows);
+    cr_assert_eq(filter_jobs, 0);
+    cr_assert_lt(after.logical_bytes, 25 * 12);
+    struct lsm_row row;
+    cr_assert_eq(lsm_get(reader, bytes_from_text("k/000"), LSM_VERSION_MAX, &row), ERR_NOT_FOUND);
+    cr_assert_eq(lsm_get(reader, bytes_from_text("k/001"), LSM_VERSION_MAX, &row), 0);
+    lsm_row_release(reader, &row);
+    store_close();
+}
+
+Test(lsm, the_filter_drops_what_the_watermark_hides)
+{
+    in_fiber(garbage);
+}
