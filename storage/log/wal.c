@@ -388,6 +388,7 @@ static void acknowledge_block(struct wal *wal, struct wal_write *write)
     const struct wal_block *block = &write->block;
     invariant(block->sequence == wal->durable_sequence + 1);
     wal->durable_sequence = block->sequence; /* W2 */
+    wal->durable_segment = block->segment;
     wal_index_apply(&wal->index, block, 0);
     invariant(block->entry_count == 0 || (block->flags & WAL_BLOCK_REPAIR) != 0 ||
               wal_last_index(wal) == wal_block_last_index(block));

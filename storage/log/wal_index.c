@@ -223,6 +223,12 @@ static bool index_extent_of(struct wal_index *index, const struct wal_block *blo
 void wal_index_apply(struct wal_index *index, const struct wal_block *block, uint32_t fault)
 {
     struct wal_extent extent;
+    bool continues =
+        (block->flags & (WAL_BLOCK_FRAGMENT | WAL_BLOCK_FRAGMENT_FIRST)) == WAL_BLOCK_FRAGMENT;
+    if (!continues)
+        index->headless_index = 0;
+    else if (!index->anchored)
+        index->headless_index = block->first_index;
     bool has_entries = index_extent_of(index, block, fault, &extent);
     if ((block->flags & WAL_BLOCK_RESET) != 0) {
         index->first = index->count = 0;
@@ -230,15 +236,13 @@ void wal_index_apply(struct wal_index *index, const struct wal_block *block, uin
         index->base_term = block->prev_term;
     } else if ((block->flags & WAL_BLOCK_CUT) != 0) {
         index_truncate(index, block->first_index, block->prev_term);
-    } else if (has_entries && !index->anchored &&
-               (block->flags & (WAL_BLOCK_FRAGMENT | WAL_BLOCK_REPAIR)) != 0) {
-        /* The oldest block left is the end of an entry, or a copy of one, released long ago. */
-        index->base_index = block->before_index;
+    } else if (has_entries && index->headless_index == block->first_index && index->count == 0) {
+        index->base_index = block->first_index; /* the entry was released with its first pieces */
+        index->base_term = block->term;
+        index->headless_index = 0;
+    } else if (has_entries && !index->anchored && (block->flags & WAL_BLOCK_REPAIR) != 0) {
+        index->base_index = block->before_index; /* a copy of what was released long ago */
         index->base_term = block->before_term;
-        if ((block->flags & WAL_BLOCK_FRAGMENT) != 0) {
-            index->base_index = block->first_index;
-            index->base_term = block->term;
-        }
     } else if (has_entries && (block->flags & WAL_BLOCK_REPAIR) != 0) {
         index_repair(index, &extent);
     } else if (has_entries) {

@@ -40,6 +40,9 @@ struct wal_index {
     uint64_t base_index, base_term; /* the entry before the log; term 0 when not known */
     bool anchored;                  /* some block was applied: base means something */
 
+    uint64_t
+        headless_index; /* the oldest block continues this entry, begun in a released segment */
+
     /* The fragment series in progress; fragment_index 0 when there is none. */
     uint64_t fragment_index;
     uint32_t fragment_segment, fragment_page;

@@ -88,6 +88,7 @@ static int create_log(struct wal *wal)
         return result;
     wal->segments[0] = segment;
     wal->segment_count = 1;
+    wal->durable_segment = 1;
 
     wal_path(wal->scratch_path, wal->directory, "ring.tmp");
     result = wal_create_zeroed(wal->directory, wal->scratch_path, wal_ring_bytes(wal->ring_slots),
@@ -172,6 +173,8 @@ static void take_over(struct wal *wal, struct wal_scan *scan)
     wal->active_offset = scan->at.offset;
     wal->previous_crc = scan->last.header_crc;
     wal->durable_sequence = scan->last.sequence;
+    wal->durable_segment =
+        scan->last.sequence != 0 ? scan->last.segment : superblock->oldest_segment;
     wal->hard_state = scan->recovered->hard_state;
     wal->issued_last_index = wal_index_last(&wal->index);
     wal->issued_last_term = wal_index_last_term(&wal->index);
@@ -198,8 +201,10 @@ static int recover(struct wal *wal, struct wal_scan *scan)
     int result = acquire_buffers(wal);
     if (result < 0)
         return result;
-    if (recovered->verdict != WAL_VERDICT_FENCED)
+    if (recovered->verdict != WAL_VERDICT_FENCED) {
+        wal_scan_restore_headers(scan);
         wal_scan_discard_tail(scan);
+    }
     remove_leftovers(wal, scan);
     take_over(wal, scan);
     wal_superblock_write(wal, false);

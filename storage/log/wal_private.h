@@ -122,6 +122,8 @@ struct wal_scan {
     bool header_torn;                                 /* at the cut: a header was begun there */
     struct wal_survivor survivors[WAL_SURVIVORS_MAX]; /* valid headers behind the hole */
     uint32_t survivor_count;
+    struct wal_survivor *lost_headers; /* kept blocks whose header is only in the ring now */
+    uint32_t lost_header_count, lost_header_capacity;
 };
 
 /* Fiber. Opens and reads everything, decides, changes nothing. On error nothing stays open. */
@@ -130,6 +132,10 @@ void wal_scan_deinit(struct wal_scan *scan); /* closes what was not taken over *
 
 /* Fiber. Erases, durably, what lies behind a torn tail, so that it can never parse again. */
 void wal_scan_discard_tail(struct wal_scan *scan);
+
+/* Fiber. Puts headers that only the ring still has back in their places: the ring forgets, and what
+ * is damaged now will be deep in the log by then, where its identity must not be lost. */
+void wal_scan_restore_headers(struct wal_scan *scan);
 
 const struct wal_block *wal_scan_ring_header(const struct wal_scan *scan, uint64_t sequence);
 bool wal_scan_ring_has_own(const struct wal_scan *scan, uint64_t sequence);
@@ -176,6 +182,7 @@ struct wal {
 
     struct wal_write writes[WAL_WRITES_LIMIT];
     uint64_t next_sequence, durable_sequence;
+    uint32_t durable_segment; /* of block durable_sequence */
     uint32_t previous_crc;
     uint8_t *history; /* one page: the newest headers, newest first */
     struct queue queued, issued;

@@ -19,6 +19,7 @@
 #include "storage/log/wal_private.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "core/err.h"
 #include "core/invariant.h"
@@ -276,6 +277,21 @@ static int infer(struct wal_scan *scan)
     return 1;
 }
 
+static void remember_lost_header(struct wal_scan *scan, struct wal_position at,
+                                 const struct wal_block *block)
+{
+    if (scan->lost_header_count == scan->lost_header_capacity) {
+        uint32_t capacity = scan->lost_header_capacity == 0 ? 16 : 2 * scan->lost_header_capacity;
+        void *grown = realloc(scan->lost_headers, capacity * sizeof(*scan->lost_headers));
+        if (grown == NULL)
+            fatal("log recovery: out of memory");
+        scan->lost_headers = grown;
+        scan->lost_header_capacity = capacity;
+    }
+    scan->lost_headers[scan->lost_header_count++] =
+        (struct wal_survivor){.block = *block, .at = at};
+}
+
 /* R2a, R3: the block stays, without what is damaged. */
 static void keep_bad(struct wal_scan *scan, struct wal_position at,
                      const struct wal_block *identity, bool records_good)
@@ -309,6 +325,7 @@ static int decide_bad(struct wal_scan *scan, struct wal_position at, const struc
             return 1;
         }
         if (ring != NULL) {
+            remember_lost_header(scan, ring_at, ring);
             keep_bad(scan, ring_at, ring, false);
             return 1;
         }

@@ -314,10 +314,12 @@ void wal_scan_deinit(struct wal_scan *scan)
     free(scan->numbers);
     free(scan->ring_headers);
     free(scan->ring_own);
+    free(scan->lost_headers);
     scan->segments = NULL;
     scan->numbers = NULL;
     scan->ring_headers = NULL;
     scan->ring_own = NULL;
+    scan->lost_headers = NULL;
     scan->segment_count = 0;
 }
 
@@ -325,36 +327,56 @@ void wal_scan_deinit(struct wal_scan *scan)
  * -----------------------------------------------------------------------
  */
 
-static void write_zero_page(struct io_file file, uint8_t *zeros, uint64_t offset, const char *what)
+static uint8_t *acquire_page(void)
 {
-    struct io_span span = {.base = zeros, .offset = offset, .bytes = WAL_PAGE_BYTES};
+    uint8_t *page = buffer_acquire(reactor_buffers(core_reactor(core_current())), WAL_PAGE_BYTES);
+    if (page == NULL)
+        fatal("log: no buffer to mend the log with");
+    memset(page, 0, WAL_PAGE_BYTES);
+    return page;
+}
+
+static void write_page(struct io_file file, uint8_t *page, uint64_t offset, const char *what)
+{
+    struct io_span span = {.base = page, .offset = offset, .bytes = WAL_PAGE_BYTES};
     int32_t result = await_write(file, span, IO_WRITE_DURABLE);
     if (result != (int32_t)WAL_PAGE_BYTES)
-        fatal("log: cannot erase a torn block in %s at offset %llu: %s", what,
-              (unsigned long long)offset, err_text(result));
+        fatal("log: cannot mend %s at offset %llu: %s", what, (unsigned long long)offset,
+              err_text(result));
+}
+
+void wal_scan_restore_headers(struct wal_scan *scan)
+{
+    invariant(scan->writable && scan->recovered->verdict != WAL_VERDICT_FENCED);
+    if (scan->lost_header_count == 0)
+        return;
+    uint8_t *page = acquire_page();
+    for (uint32_t i = 0; i < scan->lost_header_count; i++) {
+        struct wal_survivor *lost = &scan->lost_headers[i];
+        uint32_t crc = lost->block.header_crc;
+        wal_block_encode(&lost->block, page); /* no records: the body stays damaged */
+        invariant(lost->block.header_crc == crc);
+        write_page(scan->segments[lost->at.slot].file, page, lost->at.offset, "a segment");
+    }
+    buffer_release(reactor_buffers(core_reactor(core_current())), page);
 }
 
 void wal_scan_discard_tail(struct wal_scan *scan)
 {
     invariant(scan->writable && scan->recovered->verdict != WAL_VERDICT_FENCED);
-    struct buffer_pool *pool = reactor_buffers(core_reactor(core_current()));
-    uint8_t *zeros = buffer_acquire(pool, WAL_PAGE_BYTES);
-    if (zeros == NULL)
-        fatal("log: no buffer to erase a torn tail with");
-    memset(zeros, 0, WAL_PAGE_BYTES);
+    uint8_t *zeros = acquire_page();
     /* Newest first: whatever a crash leaves of this is again an unproven tail with its oldest
      * block missing, and is decided the same way. */
     for (uint32_t i = scan->survivor_count; i > 0; i--) {
         const struct wal_survivor *survivor = &scan->survivors[i - 1];
-        write_zero_page(scan->segments[survivor->at.slot].file, zeros, survivor->at.offset,
-                        "a segment");
+        write_page(scan->segments[survivor->at.slot].file, zeros, survivor->at.offset, "a segment");
     }
     if (scan->header_torn)
-        write_zero_page(scan->segments[scan->at.slot].file, zeros, scan->at.offset, "a segment");
+        write_page(scan->segments[scan->at.slot].file, zeros, scan->at.offset, "a segment");
     uint32_t slots = scan->superblock.ring_slots;
     invariant(scan->ring_sequence_max < scan->expected + slots);
     for (uint64_t sequence = scan->ring_sequence_max; sequence >= scan->expected && sequence > 0;
          sequence--)
-        write_zero_page(scan->ring, zeros, wal_ring_offset(slots, sequence), "ring");
-    buffer_release(pool, zeros);
+        write_page(scan->ring, zeros, wal_ring_offset(slots, sequence), "ring");
+    buffer_release(reactor_buffers(core_reactor(core_current())), zeros);
 }

@@ -117,19 +117,14 @@ void wal_superblock_write(struct wal *wal, bool clean)
 /* ---- releasing ----------------------------------------------------------------------------------
  */
 
-/* The lowest segment that is still needed. */
+/* The lowest segment that is still needed. Never one without a durable block: recovery takes a bad
+ * first block of the oldest segment for damage, since something there must have been durable. */
 static uint32_t keep_from(const struct wal *wal)
 {
-    uint32_t keep = wal->segments[wal->active].number;
-    if (wal_in_flight(wal) != 0) {
-        const struct wal_write *oldest =
-            &wal->writes[(wal->durable_sequence + 1) % wal->writes_max];
-        keep = (uint32_t)u64_min(keep, oldest->block.segment);
-    }
     uint32_t floor = wal->superblock.oldest_segment;
     if (wal->fenced)
         return floor;
-    keep = wal_index_lowest_segment(&wal->index, wal->release_index, keep);
+    uint32_t keep = wal_index_lowest_segment(&wal->index, wal->release_index, wal->durable_segment);
     return keep < floor ? floor : keep;
 }
 
