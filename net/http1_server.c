@@ -47,6 +47,8 @@ static const char *http1_reason(int status)
 static int http1_append(struct http1 *http1, struct http1_text *text, const char *at, size_t bytes,
                         size_t limit)
 {
+    if (bytes == 0)
+        return 0;
     if (text->bytes + bytes > limit) {
         http1->too_large = true;
         return -1;
