@@ -880,3 +880,210 @@ Test(paper, same_inputs_same_bytes)
     }
     cr_expect_eq(hashes[0], hashes[1]);
 }
+
+Test(paper, row_37_48_leases)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *leader = add_crafted(&cluster, 3, "", 0, 0);
+    leader->raft.options.check_quorum = true;
+    win(leader);
+    struct raft_message vote = {
+        .kind = RAFT_MESSAGE_VOTE, .term = 5, .index = 9, .log_term = 4, .from = 3};
+    for (int t = 0; t < 3 * TICKS; t++) {
+        node_tick(leader, CLUSTER_TICK_NS);
+        give(leader, (struct raft_message){.kind = RAFT_MESSAGE_HEARTBEAT_RESPONSE, .term = 1});
+        give(leader, vote);
+        cr_assert_eq(leader->raft.term, 1, "a leader is always in its own lease");
+    }
+    vote.transfer = true;
+    give(leader, vote);
+    cr_expect_eq(leader->raft.term, 5, "a transfer passes");
+
+    struct node *follower = add_crafted(&cluster, 3, "", 1, 0);
+    follower->raft.options.check_quorum = true;
+    give(follower, (struct raft_message){.kind = RAFT_MESSAGE_HEARTBEAT, .from = 1, .term = 1});
+    vote.transfer = false;
+    node_tick(follower, (TICKS - 1) * CLUSTER_TICK_NS);
+    give(follower, vote);
+    cr_expect_eq(follower->raft.term, 1, "it heard its leader");
+    node_tick(follower, CLUSTER_TICK_NS);
+    give(follower, vote);
+    cr_expect_eq(follower->raft.term, 5, "long ago");
+    cluster_deinit(&cluster);
+}
+
+/* The append of term `term` from node `from`: one entry of `entry_term` after (index, log_term). */
+static void give_entry(struct node *node, uint64_t from, uint64_t term, uint64_t index,
+                       uint64_t log_term, uint64_t entry_term)
+{
+    struct entry entry = {.index = index + 1, .term = entry_term};
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND,
+                                     .from = from,
+                                     .term = term,
+                                     .index = index,
+                                     .log_term = log_term,
+                                     .entry_count = 1,
+                                     .entries = &entry});
+}
+
+Test(paper, row_39_132_old_answers_of_the_disk)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct raft_options options = paper_options();
+    struct raft_snapshot snapshot = voters_of(3);
+    struct node *node = cluster_add(&cluster, &options, &snapshot, true);
+    give_entry(node, 2, 1, 0, 0, 1); /* 1/1 */
+    give_entry(node, 3, 2, 0, 0, 2); /* replaced by 2/1 */
+    give_entry(node, 2, 3, 0, 0, 1); /* and back to 1/1 */
+    cr_assert(node_append(node));
+    cr_expect_eq(node->raft.log.durable_index, 0,
+                 "the disk has 1/1 and will have 2/1 before it has 1/1 again");
+    cr_assert(node_append(node));
+    cr_expect_eq(node->raft.log.durable_index, 0);
+    cr_assert(node_append(node));
+    cr_expect_eq(node->raft.log.durable_index, 1);
+    cluster_deinit(&cluster);
+}
+
+Test(paper, row_25_votes_carry_commit)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = add_crafted(&cluster, 3, "112", 2, 0);
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE,
+                                     .term = 3,
+                                     .commit = 2,
+                                     .commit_term = 1});
+    cr_expect_eq(node->raft.log.committed_index, 2, "a request tells it");
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE,
+                                     .term = 3,
+                                     .commit = 3,
+                                     .commit_term = 1});
+    cr_expect_eq(node->raft.log.committed_index, 2, "another entry at that index");
+    raft_campaign(&node->raft);
+    while (node_ready(node))
+        ;
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_VOTE_RESPONSE,
+                                     .term = 3,
+                                     .reject = true,
+                                     .commit = 3,
+                                     .commit_term = 2});
+    cr_expect_eq(node->raft.log.committed_index, 3, "a refusal tells it");
+    cr_expect_eq(node->raft.role, RAFT_ROLE_CANDIDATE);
+    cluster_deinit(&cluster);
+}
+
+Test(paper, row_105_snapshot_only_for_a_live_peer)
+{
+    for (int active = 0; active < 2; active++) {
+        struct cluster cluster;
+        cluster_init(&cluster);
+        struct raft_options options = paper_options();
+        struct raft_snapshot snapshot = voters_of(2);
+        snapshot.index = 11;
+        snapshot.term = 1;
+        struct node *node = cluster_add(&cluster, &options, &snapshot, false);
+        win(node);
+        drain(&cluster);
+        struct raft_peer *peer = raft_peer(&node->raft, 2);
+        peer->next_index = 5;
+        peer->paused = false;
+        peer->recent_active = active;
+        peer->send_due = RAFT_SEND_ALWAYS;
+        node_ready(node);
+        cr_expect_eq(count_kind(&cluster, RAFT_MESSAGE_SNAPSHOT), active);
+        cr_expect_eq(count_kind(&cluster, RAFT_MESSAGE_APPEND), 0);
+        cluster_deinit(&cluster);
+    }
+}
+
+Test(paper, row_28_116_leave_is_proposed_once)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct raft_options options = paper_options();
+    options.apply_bytes_max = 1; /* one entry in each batch */
+    struct raft_snapshot snapshot = voters_of(1);
+    struct node *node = cluster_add(&cluster, &options, &snapshot, true);
+    raft_campaign(&node->raft);
+    while (node_ready(node) || node_append(node) || node_apply(node))
+        ;
+    cr_assert_eq(node->raft.role, RAFT_ROLE_LEADER);
+    struct raft_config_change change = {
+        .transition = RAFT_TRANSITION_IMPLICIT,
+        .count = 1,
+        .changes = {{.kind = RAFT_CHANGE_ADD_LEARNER, .id = 2}}};
+    cr_assert_eq(node_propose_change(node, &change), 0);
+    for (int i = 0; i < 5; i++)
+        cr_assert_eq(node_propose(node, ENTRY_NORMAL, "x", 1), 0);
+    while (node_ready(node) || node_append(node) || node_apply(node))
+        ;
+    uint32_t changes = 0;
+    for (uint64_t index = 1; index <= node->raft.log.last_index; index++)
+        changes += node->disk.entries[index].type == ENTRY_CONFIG_CHANGE;
+    cr_expect_eq(changes, 2, "the change and one leave");
+    cr_expect_eq(node->raft.config.outgoing.count, 0);
+    cr_expect_not(node->raft.config.auto_leave);
+    cluster_deinit(&cluster);
+}
+
+Test(paper, row_123_asking_again_buys_no_time)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = add_crafted(&cluster, 3, "", 0, 0);
+    win(node);
+    cr_assert_eq(raft_transfer(&node->raft, 2), 0);
+    node_tick(node, (TICKS - 1) * CLUSTER_TICK_NS);
+    cr_assert_eq(raft_transfer(&node->raft, 2), 0);
+    cr_expect_eq(node->raft.transferee, 2);
+    node_tick(node, CLUSTER_TICK_NS);
+    cr_expect_eq(node->raft.transferee, 0);
+    cr_assert_eq(raft_transfer(&node->raft, 2), 0);
+    cr_assert_eq(raft_transfer(&node->raft, 3), 0);
+    cr_expect_eq(node->raft.transferee, 3, "another target replaces the first");
+    cr_assert_eq(raft_transfer(&node->raft, 1), 0);
+    cr_expect_eq(node->raft.transferee, 0, "back to itself");
+    cr_assert_eq(raft_transfer(&node->raft, 2), 0);
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_VOTE, .from = 3, .term = 9});
+    cr_expect_eq(node->raft.transferee, 0, "a newer term ends it");
+    cluster_deinit(&cluster);
+}
+
+Test(paper, row_77_reordered_appends)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *leader = add_crafted(&cluster, 2, "", 0, 0);
+    struct node *follower = add_crafted(&cluster, 2, "", 0, 0);
+    uint64_t ids[] = {1, 2};
+    raft_campaign(&leader->raft);
+    cluster_stabilize(&cluster, ids, 2);
+    cr_assert_eq(node_propose(leader, ENTRY_NORMAL, "a", 1), 0);
+    node_ready(leader);
+    cr_assert_eq(node_propose(leader, ENTRY_NORMAL, "b", 1), 0);
+    node_ready(leader);
+    cr_assert_eq(cluster.network_count, 2);
+    cluster_message_step(&cluster, cluster_network_take(&cluster, 1)); /* the second first */
+    while (node_ready(follower))
+        ;
+    struct cluster_message *rejection = cluster_network_take(&cluster, 1);
+    cr_assert(rejection->message.reject);
+    cluster_deliver(&cluster, 2, 0, false);
+    while (node_ready(follower))
+        ;
+    cluster_deliver(&cluster, 1, 0, false);
+    struct raft_peer *peer = raft_peer(&leader->raft, 2);
+    cr_expect_eq(peer->match_index, 2);
+    raft_report_unreachable(&leader->raft, 2);
+    cluster_message_step(&cluster, rejection);
+    cr_expect_gt(peer->next_index, peer->match_index);
+    cr_expect_geq(peer->next_index, 3, "not below what is known to match");
+    cluster_stabilize(&cluster, ids, 2);
+    node_tick(leader, CLUSTER_TICK_NS);
+    cluster_stabilize(&cluster, ids, 2);
+    cr_expect_eq(follower->raft.log.applied_index, 3);
+    cluster_deinit(&cluster);
+}
