@@ -4,10 +4,11 @@
  * net/http2_respond.c (replies).
  *
  * Story     nghttp2 parses frames, keeps HPACK and both windows. Requests that lie whole in one
- * DATA frame are handled where they are in the receive buffer. Replies wait in their stream until
- * the end of the turn; then one pass over nghttp2 moves all it may send into the connection's
- * outbuf. Owner     The connection. Streams come from the server's free list. Limits
- * GRPC_STREAM_INLINE_BYTES of reply without an allocation; request_bytes_max per message;
+ *           DATA frame are handled where they are in the receive buffer. Replies wait in their
+ *           stream until the end of the turn; then one pass over nghttp2 moves all it may send
+ *           into the connection's outbuf.
+ * Owner     The connection. Streams come from the server's free list.
+ * Limits    GRPC_STREAM_INLINE_BYTES of reply without an allocation; request_bytes_max per message;
  *           partial_bytes_max for all incomplete requests of the core.
  *
  * Invariants of a stream

@@ -2,9 +2,12 @@
  * outbuf.h - what a connection has to send: a list of chunks written at the tail, sent at the head.
  *
  * Story     Replies are encoded straight into the tail chunk; one gathering send per turn takes
- * what is there. Bytes behind those being sent may be written meanwhile: the kernel reads only what
- * the iovec named. An empty outbuf owns no memory, so idle connections cost nothing. Owner     The
- * connection; chunks come from and go back to a pool of the core. Threads   One. Units     Bytes.
+ *           what is there. Bytes behind those being sent may be written meanwhile: the kernel reads
+ *           only what the iovec named. An empty outbuf owns no memory, so idle connections cost
+ *           nothing.
+ * Owner     The connection; chunks come from and go back to a pool of the core.
+ * Threads   One.
+ * Units     Bytes.
  * Limits    The caller bounds outbuf.bytes; the pool keeps OUTBUF_POOL_CHUNKS_MAX free chunks.
  * Errors    None: out of memory stops the process, as everywhere on bounded paths.
  */

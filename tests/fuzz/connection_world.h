@@ -1,6 +1,6 @@
 /*
- * connection_world.h - one detached connection for the fuzz targets of net/: handlers of every kind,
- * bytes in, output thrown away, and at the end the check that nothing was left behind.
+ * connection_world.h - one detached connection for the fuzz targets of net/: handlers of every
+ * kind, bytes in, output thrown away, and at the end the check that nothing was left behind.
  */
 #ifndef TESTS_FUZZ_CONNECTION_WORLD_H
 #define TESTS_FUZZ_CONNECTION_WORLD_H
