@@ -42,8 +42,8 @@ struct wal;
 
 /* Zero means the default. Geometry (the first three) is fixed when the log is created; a later
  * wal_open() goes by what is stored. Registered buffers needed from reactor_buffers():
- * writes_max * (block_bytes_max + 4 KiB), one more block for each concurrent reader, and up to
- * 1 MiB while a segment is zeroed. */
+ * writes_max * (block_bytes_max + 4 KiB), one more block for each concurrent reader. Opening,
+ * replaying and zeroing a segment take up to 1 MiB more, or less when there is less. */
 struct wal_options {
     const char *directory;    /* ".../log"; its parent exists */
     uint64_t segment_bytes;   /* multiple of 4096, at least two blocks of block_bytes_max */

@@ -148,6 +148,8 @@ static struct wal *restart(int round)
     const char *wrong = model_check(&model, wal, &recovered, &scratch);
     cr_assert_null(wrong, "round %d, verdict %d (%s): %s", round, recovered.verdict,
                    recovered.reason, wrong);
+    cr_assert_leq(recovered.first_index, u64_max(released, model.start.base) + 1,
+                  "round %d: nothing is released unasked", round);
     replay_all(wal);
     uint64_t faulty_first = recovered.fault_first_index;
     if (faulty_first != 0) { /* a lone node: nobody else can have it */
