@@ -5,11 +5,12 @@
 
 /* Encoding of a change: version u8, transition u8, count u16, count x {kind u8, 7 zero, id u64},
  * then the context. An empty payload is the empty change. */
-#define CHANGE_VERSION 1
+#define CHANGE_VERSION      1
 #define CHANGE_HEADER_BYTES 4
-#define CHANGE_ITEM_BYTES 16
-/* Encoding of a configuration: version u8, auto_leave u8, 6 zero, 4 x {count u32, count x id u64}. */
-#define CONFIG_VERSION 1
+#define CHANGE_ITEM_BYTES   16
+/* Encoding of a configuration: version u8, auto_leave u8, 6 zero,
+ * 4 x {count u32, count x id u64}. */
+#define CONFIG_VERSION      1
 #define CONFIG_HEADER_BYTES 8
 _Static_assert(RAFT_CONFIG_BYTES_MAX == CONFIG_HEADER_BYTES + 4 * (4 + 8 * RAFT_MEMBERS_MAX),
                "the bound covers four full sets");
@@ -161,8 +162,7 @@ int raft_config_change_decode(struct bytes payload, struct raft_config_change *c
         uint64_t id = le64_load(at + 8);
         if (at[0] > RAFT_CHANGE_UPDATE || id > RAFT_ID_MAX)
             return ERR_MALFORMED;
-        change->changes[i] =
-            (struct raft_change){.kind = (enum raft_change_kind)at[0], .id = id};
+        change->changes[i] = (struct raft_change){.kind = (enum raft_change_kind)at[0], .id = id};
     }
     change->context = bytes_make(at, (size_t)(payload.data + payload.size - at));
     return 0;

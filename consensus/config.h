@@ -18,7 +18,7 @@
 #include "core/base.h"
 
 #define RAFT_MEMBERS_MAX 16
-#define RAFT_ID_MAX (UINT64_MAX - 2)
+#define RAFT_ID_MAX      (UINT64_MAX - 2)
 
 /* Sorted ascending, no duplicates, no zero. */
 struct raft_id_set {
@@ -27,7 +27,8 @@ struct raft_id_set {
 };
 
 /* C1  learners is disjoint from voters and from outgoing.
- * C2  learners_next is a subset of outgoing: a demoted voter waits there until the joint phase ends.
+ * C2  learners_next is a subset of outgoing: a demoted voter waits there until the joint phase
+ *     ends.
  * C3  auto_leave and learners_next are set only while outgoing is non-empty.
  * C4  voters is non-empty, except in the configuration of a node that was never told any. */
 struct raft_config {

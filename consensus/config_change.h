@@ -7,7 +7,8 @@
  * Owner     Plain values.
  * Threads   Any.
  * Errors    ERR_CONFIG: no voters left, more than one voter in a simple change, a simple change
- *           while joint, entering twice, leaving without having entered. ERR_LIMIT: too many members.
+ *           while joint, entering twice, leaving without having entered.
+ *           ERR_LIMIT: too many members.
  * Source    docs/internals/raft.md; Ongaro 2014, 4.3.
  */
 #ifndef CONSENSUS_CONFIG_CHANGE_H
@@ -27,7 +28,6 @@ must_check int config_change_leave_joint(const struct raft_config *from, struct 
 
 /* Picks one of the three by the change's transition and size. */
 must_check int config_change_apply(const struct raft_config *from,
-                                   const struct raft_config_change *change,
-                                   struct raft_config *to);
+                                   const struct raft_config_change *change, struct raft_config *to);
 
 #endif

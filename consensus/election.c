@@ -15,8 +15,8 @@ static uint64_t draw_ns(struct raft *raft, uint64_t range_ns)
 void raft_election_timer_reset(struct raft *raft)
 {
     raft->election_reset_ns = raft->now_ns;
-    raft->election_draw_ns = raft->options.election_timeout_ns +
-                             draw_ns(raft, raft->options.election_jitter_ns);
+    raft->election_draw_ns =
+        raft->options.election_timeout_ns + draw_ns(raft, raft->options.election_jitter_ns);
 }
 
 /* A round that was lost or is split costs a fraction of the timeout. Only with pre-vote: otherwise
@@ -33,6 +33,7 @@ static void retry_timer_reset(struct raft *raft, uint64_t base_percent, uint64_t
 bool raft_promotable(const struct raft *raft)
 {
     const struct raft_peer *own = raft_peer_find(raft, raft->options.id);
+    invariant(own == NULL || !own->learner || !own->voter); /* C1 */
     return own != NULL && !own->learner && !raft->snapshot_pending && !raft->restricted;
 }
 
@@ -120,6 +121,7 @@ void raft_become_follower(struct raft *raft, uint64_t term, uint64_t leader)
 {
     role_reset(raft, term);
     raft->role = RAFT_ROLE_FOLLOWER;
+    invariant(leader != raft->options.id);
     raft->leader = leader;
 }
 
@@ -177,6 +179,8 @@ static void ask_votes(struct raft *raft, enum raft_message_kind kind, uint64_t t
 
 static void campaign_real(struct raft *raft, bool transfer)
 {
+    invariant(raft->role != RAFT_ROLE_LEADER);
+    invariant(raft_promotable(raft));
     role_reset(raft, raft->term + 1);
     raft->role = RAFT_ROLE_CANDIDATE;
     raft->vote = raft->options.id;
@@ -191,6 +195,8 @@ static void campaign_real(struct raft *raft, bool transfer)
  * respect a dead one for each other. */
 static void campaign_pre(struct raft *raft)
 {
+    invariant(raft->role != RAFT_ROLE_LEADER);
+    invariant(raft_promotable(raft));
     role_reset(raft, raft->term);
     raft->role = RAFT_ROLE_PRE_CANDIDATE;
     raft->counters.elections_pre_vote++;
@@ -281,16 +287,16 @@ void raft_handle_vote_request(struct raft *raft, const struct raft_message *mess
     bool can_vote = raft->vote == message->from || (raft->vote == 0 && raft->leader == 0) ||
                     (pre && message->term > raft->term);
     /* Learners vote too: one may have been promoted without knowing it yet. */
-    bool grant =
-        can_vote && raft_log_up_to_date(&raft->log, message->index, message->log_term);
-    struct raft_message *answer =
-        raft_send(raft, pre ? RAFT_MESSAGE_PRE_VOTE_RESPONSE : RAFT_MESSAGE_VOTE_RESPONSE,
-                  message->from);
+    bool grant = can_vote && raft_log_up_to_date(&raft->log, message->index, message->log_term);
+    struct raft_message *answer = raft_send(
+        raft, pre ? RAFT_MESSAGE_PRE_VOTE_RESPONSE : RAFT_MESSAGE_VOTE_RESPONSE, message->from);
     answer->after_append = RAFT_AFTER_THIS_APPEND;
     if (grant) {
         answer->term = message->term;
         raft->counters.votes_granted++;
         if (!pre) {
+            invariant(raft->vote == 0 || raft->vote == message->from); /* one vote per term */
+            invariant(message->term == raft->term);
             raft->vote = message->from;
             raft->election_reset_ns = raft->now_ns;
         }

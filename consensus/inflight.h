@@ -2,7 +2,8 @@
  * inflight.h - the window of append messages sent to a peer and not yet acknowledged.
  *
  * Story     A ring of (last index, bytes). Full when it holds inflight_max messages or when their
- *           bytes reached bytes_max; the byte limit is soft: the message that crosses it is allowed.
+ *           bytes reached bytes_max; the byte limit is soft: the message that crosses it
+ *           goes.
  *           An acknowledgement of index i frees every message whose last index is <= i.
  * Owner     struct raft_peer; the slots are memory of raft_init().
  * Threads   The raft core.

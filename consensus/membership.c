@@ -3,7 +3,8 @@
  *
  * A configuration takes effect when its entry is applied, on every node. That is safe together with
  * three rules kept elsewhere: one change at a time (the gate here), no campaign while a committed
- * change waits to be applied (election.c), and the caller switches before it acknowledges the batch.
+ * change waits to be applied (election.c), and the caller switches before it acknowledges
+ * the batch.
  */
 #include "consensus/config_change.h"
 #include "consensus/raft_internal.h"
@@ -33,6 +34,8 @@ static struct raft_peer *peer_create(struct raft *raft, uint64_t id)
 void raft_switch_config(struct raft *raft, const struct raft_config *config, uint64_t index)
 {
     struct raft_id_set members = raft_config_members(config);
+    invariant(members.count <= RAFT_MEMBERS_MAX);
+    invariant(index >= raft->config_index);
     struct raft_peer *kept[RAFT_MEMBERS_MAX] = {NULL};
     for (uint32_t i = 0; i < raft->peer_count; i++) {
         struct raft_peer *peer = raft->peers[i];
@@ -74,6 +77,8 @@ int raft_config_gate(struct raft *raft, const struct entry *entry)
 /* A leader that is no longer a voter stops leading; its successor is told to start at once. */
 static void leader_left(struct raft *raft)
 {
+    invariant(raft->role == RAFT_ROLE_LEADER);
+    invariant(!raft_id_set_has(&raft->config.voters, raft->options.id));
     struct raft_peer *best = NULL;
     for (uint32_t i = 0; i < raft->peer_count; i++) {
         struct raft_peer *peer = raft->peers[i];
@@ -112,6 +117,7 @@ int raft_apply_config(struct raft *raft, uint64_t index, const struct raft_confi
     if (index <= raft->config_index || change == NULL)
         return 0; /* a snapshot was faster, or the caller voided it */
     invariant(index <= raft->log.applying_index);
+    invariant(index > raft->log.applied_index); /* before the batch is acknowledged */
     struct raft_config next;
     int error = config_change_apply(&raft->config, change, &next);
     if (error != 0)
@@ -130,7 +136,8 @@ void raft_maybe_auto_leave(struct raft *raft)
         raft->pending_config_index > raft->log.applied_index)
         return;
     if (raft_log_room(&raft->log, 1, true) == 0)
-        return; /* tried again with the next applied batch */
+        return;                                 /* tried again with the next applied batch */
+    invariant(raft->config.outgoing.count > 0); /* C3 */
     raft_append_own(raft, &(struct entry){.type = ENTRY_CONFIG_CHANGE});
     raft->pending_config_index = raft->log.last_index;
     raft_broadcast_due(raft, RAFT_SEND_ALWAYS);

@@ -13,7 +13,8 @@
  *           HEARTBEAT           own   -                -          min(match,   context = read
  *                                                                 committed)   position, sent_ns
  *           HEARTBEAT_RESPONSE  own   -                -          -            both echoed
- *           VOTE, PRE_VOTE      asked own last         its term   committed    commit_term, transfer
+ *           VOTE, PRE_VOTE      asked own last         its term   committed    commit_term,
+ *                                                                           transfer
  *           ..._RESPONSE        *     -                -          committed    reject, commit_term
  *           SNAPSHOT            own   -                -          -            snapshot
  *           TIMEOUT_NOW         own   -                -          -            -
@@ -35,19 +36,19 @@
 #include "core/entry.h"
 
 enum raft_message_kind { /* numbers are on the wire: never renumber */
-    RAFT_MESSAGE_APPEND = 1,
-    RAFT_MESSAGE_APPEND_RESPONSE = 2,
-    RAFT_MESSAGE_HEARTBEAT = 3,
-    RAFT_MESSAGE_HEARTBEAT_RESPONSE = 4,
-    RAFT_MESSAGE_VOTE = 5,
-    RAFT_MESSAGE_VOTE_RESPONSE = 6,
-    RAFT_MESSAGE_PRE_VOTE = 7,
-    RAFT_MESSAGE_PRE_VOTE_RESPONSE = 8,
-    RAFT_MESSAGE_SNAPSHOT = 9,
-    RAFT_MESSAGE_TIMEOUT_NOW = 10,
-    RAFT_MESSAGE_TRANSFER = 11,
-    RAFT_MESSAGE_READ_INDEX = 12,
-    RAFT_MESSAGE_READ_INDEX_RESPONSE = 13,
+                         RAFT_MESSAGE_APPEND = 1,
+                         RAFT_MESSAGE_APPEND_RESPONSE = 2,
+                         RAFT_MESSAGE_HEARTBEAT = 3,
+                         RAFT_MESSAGE_HEARTBEAT_RESPONSE = 4,
+                         RAFT_MESSAGE_VOTE = 5,
+                         RAFT_MESSAGE_VOTE_RESPONSE = 6,
+                         RAFT_MESSAGE_PRE_VOTE = 7,
+                         RAFT_MESSAGE_PRE_VOTE_RESPONSE = 8,
+                         RAFT_MESSAGE_SNAPSHOT = 9,
+                         RAFT_MESSAGE_TIMEOUT_NOW = 10,
+                         RAFT_MESSAGE_TRANSFER = 11,
+                         RAFT_MESSAGE_READ_INDEX = 12,
+                         RAFT_MESSAGE_READ_INDEX_RESPONSE = 13,
 };
 
 /* What a snapshot stands for. Its bytes travel beside the messages. */

@@ -96,8 +96,7 @@ bool progress_decrease(struct raft_peer *peer, uint64_t rejected, uint64_t match
     } else {
         if (peer->next_index - 1 != rejected)
             return false; /* answers a probe that we do not stand behind any more */
-        peer->next_index =
-            u64_max(u64_min(rejected, match_hint + 1), peer->match_index + 1);
+        peer->next_index = u64_max(u64_min(rejected, match_hint + 1), peer->match_index + 1);
         peer->paused = false;
     }
     peer->sent_commit_index = u64_min(peer->sent_commit_index, peer->next_index - 1);
@@ -107,8 +106,7 @@ bool progress_decrease(struct raft_peer *peer, uint64_t rejected, uint64_t match
 
 bool progress_lacks_commit(const struct raft_peer *peer, uint64_t commit_index)
 {
-    return commit_index > peer->sent_commit_index &&
-           peer->sent_commit_index < peer->next_index - 1;
+    return commit_index > peer->sent_commit_index && peer->sent_commit_index < peer->next_index - 1;
 }
 
 void progress_check(const struct raft_peer *peer)

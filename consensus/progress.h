@@ -1,7 +1,7 @@
 /*
  * progress.h - what a leader knows about one peer, and how fast it may send to it.
  *
- * Story     PROBE: one non-empty append, then silence until an answer, because where the logs part is
+ * Story     PROBE: one non-empty append, then silence until an answer, because where the logs
  *           unknown. REPLICATE: optimistic; next runs ahead of match within the inflight window.
  *           SNAPSHOT: no appends until the peer acknowledges or the transport reports.
  *
@@ -51,8 +51,8 @@ struct raft_peer {
     bool paused;        /* no appends until an answer of any kind */
     bool read_heartbeat_due;
     enum quorum_answer vote;
-    uint64_t read_position;     /* newest read round that it confirmed */
-    uint64_t lease_sent_ns;     /* when the newest heartbeat that it answered was sent */
+    uint64_t read_position; /* newest read round that it confirmed */
+    uint64_t lease_sent_ns; /* when the newest heartbeat that it answered was sent */
     struct raft_inflights inflights;
     struct raft_snapshot snapshot; /* the one last offered to it */
 };

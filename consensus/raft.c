@@ -103,17 +103,17 @@ int raft_init(struct raft *raft, const struct raft_options *options,
     raft->now_ns = now_ns;
 
     uint8_t *at = memory;
-    raft_log_init(&raft->log, storage, memory_take(&at, options->window_entries,
-                                                   sizeof(struct entry)),
+    raft_log_init(&raft->log, storage,
+                  memory_take(&at, options->window_entries, sizeof(struct entry)),
                   options->window_entries);
     raft->messages = memory_take(&at, options->messages_max, sizeof(struct raft_message));
     raft->reads_ready = memory_take(&at, options->reads_max, sizeof(struct raft_read));
     raft->reads = memory_take(&at, options->reads_max, sizeof(struct raft_read_pending));
     for (uint32_t i = 0; i < RAFT_MEMBERS_MAX; i++)
-        inflights_init(&raft->peer_slots[i].inflights,
-                       memory_take(&at, options->inflight_messages_max,
-                                   sizeof(struct raft_inflight_slot)),
-                       options->inflight_messages_max, options->inflight_bytes_max);
+        inflights_init(
+            &raft->peer_slots[i].inflights,
+            memory_take(&at, options->inflight_messages_max, sizeof(struct raft_inflight_slot)),
+            options->inflight_messages_max, options->inflight_bytes_max);
     invariant(at == (uint8_t *)memory + raft_memory_bytes(options));
 
     struct raft_log *log = &raft->log;
@@ -162,8 +162,8 @@ struct raft_message *raft_send(struct raft *raft, enum raft_message_kind kind, u
     invariant(raft->message_count < raft->options.messages_max);
     invariant(to != 0 && to != raft->options.id);
     struct raft_message *message = &raft->messages[raft->message_count++];
-    *message = (struct raft_message){
-        .kind = kind, .from = raft->options.id, .to = to, .term = raft->term};
+    *message =
+        (struct raft_message){.kind = kind, .from = raft->options.id, .to = to, .term = raft->term};
     return message;
 }
 
@@ -210,7 +210,7 @@ static void raft_tick_leader(struct raft *raft)
     }
 }
 
-/* A process that was stopped heard nothing because it did not listen: its silence proves nothing. */
+/* A process that was stopped heard nothing because it did not listen: that proves nothing. */
 static void raft_note_pause(struct raft *raft, uint64_t gap_ns)
 {
     raft->counters.pauses++;
@@ -235,8 +235,8 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
         raft_tick_leader(raft);
     } else if (raft_promotable(raft) &&
                now_ns >= raft->election_reset_ns + raft->election_draw_ns) {
-        raft_campaign_if_able(raft, raft->options.pre_vote ? RAFT_CAMPAIGN_PRE
-                                                           : RAFT_CAMPAIGN_REAL);
+        raft_campaign_if_able(raft,
+                              raft->options.pre_vote ? RAFT_CAMPAIGN_PRE : RAFT_CAMPAIGN_REAL);
     }
     verify((raft_check(raft), true));
     return 0;
@@ -247,8 +247,8 @@ uint64_t raft_deadline_ns(const struct raft *raft)
     if (raft->role != RAFT_ROLE_LEADER)
         return raft_promotable(raft) ? raft->election_reset_ns + raft->election_draw_ns
                                      : UINT64_MAX;
-    uint64_t due_ns = u64_min(raft->heartbeat_due_ns,
-                              raft->quorum_check_ns + raft->options.election_timeout_ns);
+    uint64_t due_ns =
+        u64_min(raft->heartbeat_due_ns, raft->quorum_check_ns + raft->options.election_timeout_ns);
     if (raft->transferee != 0)
         due_ns = u64_min(due_ns, raft->transfer_start_ns + raft->options.election_timeout_ns);
     return due_ns;
@@ -285,11 +285,11 @@ static int message_check(const struct raft *raft, const struct raft_message *mes
 {
     if (message->kind < RAFT_MESSAGE_APPEND || message->kind > RAFT_MESSAGE_READ_INDEX_RESPONSE)
         return ERR_MALFORMED;
-    if (message->to != raft->options.id || message->from == 0 ||
-        message->from > RAFT_ID_MAX || message->from == raft->options.id)
+    if (message->to != raft->options.id || message->from == 0 || message->from > RAFT_ID_MAX ||
+        message->from == raft->options.id)
         return ERR_MALFORMED;
-    bool termless = message->kind == RAFT_MESSAGE_TRANSFER ||
-                    message->kind == RAFT_MESSAGE_READ_INDEX;
+    bool termless =
+        message->kind == RAFT_MESSAGE_TRANSFER || message->kind == RAFT_MESSAGE_READ_INDEX;
     if (termless != (message->term == 0))
         return ERR_MALFORMED;
     if (message_is_answer(message) && raft_peer_find(raft, message->from) == NULL)
@@ -327,8 +327,8 @@ static bool raft_term_gate(struct raft *raft, const struct raft_message *message
         return true;
     }
     if (message->term < raft->term) {
-        bool old_leader = message->kind == RAFT_MESSAGE_APPEND ||
-                          message->kind == RAFT_MESSAGE_HEARTBEAT;
+        bool old_leader =
+            message->kind == RAFT_MESSAGE_APPEND || message->kind == RAFT_MESSAGE_HEARTBEAT;
         if (old_leader && (raft->options.check_quorum || raft->options.pre_vote)) {
             /* Our term ran ahead in isolation: only our higher term can free us, by deposing it. */
             struct raft_message *answer =
@@ -500,12 +500,12 @@ void raft_check(const struct raft *raft)
     if (raft->role == RAFT_ROLE_CANDIDATE || raft->role == RAFT_ROLE_PRE_CANDIDATE)
         invariant(raft->leader == 0);
     if (raft->role == RAFT_ROLE_CANDIDATE || raft->role == RAFT_ROLE_LEADER)
-        invariant(raft->vote == raft->options.id); /* R3 */
+        invariant(raft->vote == raft->options.id);    /* R3 */
     invariant(raft_log_last_term(log) <= raft->term); /* R4 */
     const struct raft_peer *own = raft_peer_find(raft, raft->options.id);
     if (raft->role == RAFT_ROLE_LEADER && own != NULL)
         invariant(own->match_index <= log->durable_index); /* R5 */
-    if (raft->role == RAFT_ROLE_LEADER) { /* R6 */
+    if (raft->role == RAFT_ROLE_LEADER) {                  /* R6 */
         uint64_t term = 0;
         if (raft_log_term(log, log->committed_index, &term) == 0)
             invariant(term <= raft->term);

@@ -27,11 +27,12 @@
  *           points at is valid until the next call of the core: copy messages that must wait.
  * Threads   One core. Callbacks run inside the calls and must not call back.
  * Units     ns of any monotonic clock, the same for all calls; bytes are payload bytes.
- * Errors    0 or negative (core/err.h). A refused proposal is surely not in the log: ERR_NOT_LEADER,
- *           ERR_NO_LEADER, ERR_DROPPED (transfer or removal under way, or a configuration change at
- *           the wrong moment), ERR_CONFIG (illegal change), ERR_TOO_MANY_REQUESTS (uncommitted bytes),
- *           ERR_FULL (drain raft_ready() or wait for acknowledgements). An accepted entry may still
- *           be lost: its outcome is known when its index is applied with the same term.
+ * Errors    0 or negative (core/err.h). A refused proposal is surely not in the log:
+ *           ERR_NOT_LEADER, ERR_NO_LEADER, ERR_DROPPED (transfer or removal under way, or a
+ *           configuration change at the wrong moment), ERR_CONFIG (illegal change),
+ *           ERR_TOO_MANY_REQUESTS (uncommitted bytes), ERR_FULL (drain raft_ready() or wait for
+ *           acknowledgements). An accepted entry may still be lost: its outcome is known when its
+ *           index is applied with the same term.
  * Limits    RAFT_MEMBERS_MAX members; queues sized by the options.
  * Source    docs/internals/raft.md; Ongaro and Ousterhout 2014; Ongaro 2014 (dissertation).
  */
@@ -84,16 +85,16 @@ struct raft_options {
     uint64_t lease_stall_ns;      /* allowance for our own stalls */
 
     /* Sizes. */
-    uint32_t window_entries;          /* power of two: entries in memory */
-    uint64_t window_bytes_retained;   /* kept for lagging peers after they were applied */
-    uint32_t inflight_messages_max;   /* per peer */
-    uint64_t inflight_bytes_max;      /* per peer, soft; 0 = no limit */
-    uint64_t message_bytes_max;       /* per append message, at least one entry goes */
-    uint32_t message_entries_max;     /* per append message */
-    uint64_t uncommitted_bytes_max;   /* not yet applied; the first proposal always passes */
-    uint64_t apply_bytes_max;         /* handed to the apply lane and not acknowledged */
-    uint32_t messages_max;            /* outgoing messages between two raft_ready() */
-    uint32_t reads_max;               /* reads waiting for confirmation */
+    uint32_t window_entries;        /* power of two: entries in memory */
+    uint64_t window_bytes_retained; /* kept for lagging peers after they were applied */
+    uint32_t inflight_messages_max; /* per peer */
+    uint64_t inflight_bytes_max;    /* per peer, soft; 0 = no limit */
+    uint64_t message_bytes_max;     /* per append message, at least one entry goes */
+    uint32_t message_entries_max;   /* per append message */
+    uint64_t uncommitted_bytes_max; /* not yet applied; the first proposal always passes */
+    uint64_t apply_bytes_max;       /* handed to the apply lane and not acknowledged */
+    uint32_t messages_max;          /* outgoing messages between two raft_ready() */
+    uint32_t reads_max;             /* reads waiting for confirmation */
 };
 
 /* Production values; id and seed are left 0. */
@@ -228,7 +229,8 @@ struct raft {
     uint64_t append_issued;      /* sequence */
     uint64_t append_done;        /* sequence */
     uint64_t self_vote_sequence; /* our own vote counts when this is done; 0 = none */
-    uint64_t snapshot_sequence;  /* the pending snapshot is installed when this is done; 0 = not issued */
+    uint64_t
+        snapshot_sequence; /* the pending snapshot is installed when this is done; 0 = not issued */
     struct hard_state hard_state_issued;
     bool snapshot_pending;
     bool truncated;
@@ -303,7 +305,7 @@ must_check int raft_read_index(struct raft *raft, uint64_t id);
 /* Starts an election now, if this node may. */
 void raft_campaign(struct raft *raft);
 
-/* Hands leadership to voter `to`; a follower passes the wish on. Given up after election_timeout. */
+/* Hands leadership to voter `to`; a follower passes the wish on. Given up after one timeout. */
 must_check int raft_transfer(struct raft *raft, uint64_t to);
 
 /* A follower stops believing in its leader (its connections died). No effect in lease mode. */
@@ -341,11 +343,11 @@ void raft_compact(struct raft *raft, uint64_t index);
 /* Takes what is to be done. True when there is anything; call again until false. */
 must_check bool raft_ready(struct raft *raft, struct raft_ready *ready);
 
-/* An entry in memory, or NULL: then it is durable, read it from the log. An entry of a leader's append
- * that had to be read from disk may be sent only while raft->term is still the message's term. */
+/* An entry in memory, or NULL: then it is durable, read it from the log. An entry of a leader's
+ * append that had to be read from disk may be sent only while raft->term is still the message's. */
 const struct entry *raft_entry(const struct raft *raft, uint64_t index);
 
-/* May a lease-based read be served at this moment? (always false in safe mode) */
+/* May a lease-based read be served at `now_ns`, not before the last tick? Never in safe mode. */
 bool raft_lease_valid(const struct raft *raft, uint64_t now_ns);
 
 /* The peer's progress, or NULL. */

@@ -1,5 +1,5 @@
 /*
- * raft_internal.h - what the files of the state machine share; nobody outside consensus/ includes it.
+ * raft_internal.h - what the files of the state machine share; private to consensus/.
  *
  * Story     raft.c dispatches as figure 2 of the paper does; election.c, replication.c, snapshot.c,
  *           read_index.c, transfer.c, membership.c and ready.c each hold one concern.
@@ -44,7 +44,8 @@ void raft_append_own(struct raft *raft, const struct entry *entry);
 bool raft_maybe_commit(struct raft *raft);
 void raft_own_ack(struct raft *raft, uint64_t index);
 void raft_broadcast_due(struct raft *raft, enum raft_send_due due);
-void raft_release_unkept(struct raft *raft, const struct raft_message *message, uint64_t kept_first);
+void raft_release_unkept(struct raft *raft, const struct raft_message *message,
+                         uint64_t kept_first);
 void raft_handle_append(struct raft *raft, const struct raft_message *message);
 void raft_handle_append_response(struct raft *raft, const struct raft_message *message);
 void raft_handle_heartbeat(struct raft *raft, const struct raft_message *message);

@@ -10,8 +10,8 @@ void raft_log_init(struct raft_log *log, const struct raft_storage *storage, str
                    uint32_t window_entries)
 {
     invariant(u64_is_power_of_two(window_entries));
-    *log = (struct raft_log){.storage = *storage, .window = window,
-                             .window_mask = window_entries - 1};
+    *log =
+        (struct raft_log){.storage = *storage, .window = window, .window_mask = window_entries - 1};
 }
 
 static struct entry *raft_log_slot(const struct raft_log *log, uint64_t index)
@@ -85,8 +85,8 @@ bool raft_log_up_to_date(const struct raft_log *log, uint64_t index, uint64_t te
     return term > last_term || (term == last_term && index >= log->last_index);
 }
 
-uint32_t raft_log_fit(const struct raft_log *log, uint64_t first, uint64_t last,
-                      uint64_t bytes_max, uint32_t count_max, uint64_t *bytes)
+uint32_t raft_log_fit(const struct raft_log *log, uint64_t first, uint64_t last, uint64_t bytes_max,
+                      uint32_t count_max, uint64_t *bytes)
 {
     uint32_t count = 0;
     *bytes = 0;
@@ -135,8 +135,8 @@ uint64_t raft_log_room(struct raft_log *log, uint64_t wanted, bool forced)
     uint64_t size = log->window_mask + 1;
     uint64_t free = size - (log->last_index - log->base_index);
     if (free < wanted) {
-        uint64_t limit = forced ? log->durable_index
-                                : u64_min(log->applied_index, log->durable_index);
+        uint64_t limit =
+            forced ? log->durable_index : u64_min(log->applied_index, log->durable_index);
         raft_log_release_to(log, u64_min(limit, log->base_index + (wanted - free)));
         free = size - (log->last_index - log->base_index);
     }

@@ -1,5 +1,5 @@
 /*
- * raft_log.h - the log as the state machine sees it: an in-memory window over what the caller stores.
+ * raft_log.h - the log as the state machine sees it: a window in memory over what is stored.
  *
  * Story     The window holds the newest entries (base, last]: everything that is not durable yet,
  *           and as much of the rest as is useful (peers that lag, entries not applied yet). Older
@@ -27,11 +27,11 @@
 /* The caller's side of the log. Callbacks must not call back into the core. */
 struct raft_storage {
     void *context;
-    /* Fills term, type and payload_bytes (an estimate will do) of a durable entry that is not in the
-     * window. 0, ERR_COMPACTED or ERR_UNAVAILABLE. Must not wait. */
+    /* Fills term, type and payload_bytes (an estimate will do) of a durable entry that is not in
+     * the window. 0, ERR_COMPACTED or ERR_UNAVAILABLE. Must not wait. */
     int (*lookup)(void *context, uint64_t index, struct entry *entry);
-    /* The newest snapshot that can be sent to `peer`. 0, or ERR_UNAVAILABLE while there is none (the
-     * caller may start to make one; the core asks again later). */
+    /* The newest snapshot that can be sent to `peer`. 0, or ERR_UNAVAILABLE while there is none
+     * (the caller may start to make one; the core asks again later). */
     int (*snapshot)(void *context, uint64_t peer, struct raft_snapshot *snapshot);
     /* The core will not look at this entry's payload again. Called once for each entry that a
      * successful raft_propose() took, and for each entry of an APPEND given to raft_step(), maybe
@@ -75,8 +75,8 @@ const struct entry *raft_log_entry(const struct raft_log *log, uint64_t index);
 must_check int raft_log_lookup(const struct raft_log *log, uint64_t index, struct entry *entry);
 
 /* Entries first.. that fit in bytes_max (at least one) and count_max, up to `last`; 0 on error. */
-uint32_t raft_log_fit(const struct raft_log *log, uint64_t first, uint64_t last,
-                      uint64_t bytes_max, uint32_t count_max, uint64_t *bytes);
+uint32_t raft_log_fit(const struct raft_log *log, uint64_t first, uint64_t last, uint64_t bytes_max,
+                      uint32_t count_max, uint64_t *bytes);
 
 /* Slots that can be had; `forced` also lets durable entries go that are not applied yet. */
 uint64_t raft_log_room(struct raft_log *log, uint64_t wanted, bool forced);

@@ -10,8 +10,7 @@
 
 bool raft_own_term_committed(const struct raft *raft)
 {
-    return raft->role == RAFT_ROLE_LEADER &&
-           raft->log.committed_index >= raft->term_start_index;
+    return raft->role == RAFT_ROLE_LEADER && raft->log.committed_index >= raft->term_start_index;
 }
 
 static struct raft_read_pending *read_at(struct raft *raft, uint32_t at)
@@ -35,6 +34,7 @@ void raft_reads_reset(struct raft *raft)
 
 static void heartbeats_due(struct raft *raft)
 {
+    invariant(raft_own_term_committed(raft)); /* earlier rounds would prove nothing */
     for (uint32_t i = 0; i < raft->peer_count; i++)
         raft->peers[i]->read_heartbeat_due = raft->peers[i]->id != raft->options.id;
 }
@@ -57,8 +57,7 @@ void raft_reads_confirm(struct raft *raft)
         if (peer->outgoing)
             outgoing[outgoing_count++] = position;
     }
-    uint64_t confirmed =
-        quorum_commit_joint(incoming, incoming_count, outgoing, outgoing_count);
+    uint64_t confirmed = quorum_commit_joint(incoming, incoming_count, outgoing, outgoing_count);
     confirmed = u64_min(confirmed, raft->read_position);
     raft->read_confirmed_position = u64_max(raft->read_confirmed_position, confirmed);
 }
@@ -86,6 +85,8 @@ void raft_reads_unpark(struct raft *raft)
 static int queue_read(struct raft *raft, uint64_t from, uint64_t id)
 {
     invariant(raft->role == RAFT_ROLE_LEADER);
+    invariant(raft->reads_count <= raft->options.reads_max);
+    invariant(raft->read_confirmed_position <= raft->read_position);
     if (raft->reads_count == raft->options.reads_max)
         return ERR_FULL;
     bool known = raft_own_term_committed(raft);
@@ -132,8 +133,7 @@ void raft_handle_read_index(struct raft *raft, const struct raft_message *messag
 
 void raft_handle_read_response(struct raft *raft, const struct raft_message *message)
 {
-    if (raft->role != RAFT_ROLE_FOLLOWER ||
-        raft->reads_ready_count == raft->options.reads_max)
+    if (raft->role != RAFT_ROLE_FOLLOWER || raft->reads_ready_count == raft->options.reads_max)
         return;
     raft->reads_ready[raft->reads_ready_count++] =
         (struct raft_read){.id = message->context, .index = message->index};
@@ -152,6 +152,8 @@ bool raft_send_read_answers(struct raft *raft)
     }
     while (raft->reads_count > 0) {
         struct raft_read_pending *read = read_at(raft, 0);
+        invariant(read->position > 0 && read->position <= raft->read_position);
+        invariant(read->index <= raft->log.committed_index);
         if (read->index == 0 || read->position > raft->read_confirmed_position)
             return false;
         bool own = read->from == raft->options.id;
@@ -196,6 +198,7 @@ bool raft_lease_valid(const struct raft *raft, uint64_t now_ns)
             outgoing[outgoing_count++] = sent_ns;
     }
     uint64_t heard_ns = quorum_commit_joint(incoming, incoming_count, outgoing, outgoing_count);
+    invariant(now_ns >= raft->now_ns && heard_ns <= now_ns);
     uint64_t timeout_ns = raft->options.election_timeout_ns;
     uint64_t length_ns = timeout_ns - timeout_ns * raft->options.lease_drift_percent / 100;
     if (heard_ns == 0 || length_ns <= raft->options.lease_stall_ns)

@@ -137,6 +137,8 @@ static bool send_append(struct raft *raft, struct raft_peer *peer, bool even_if_
     struct raft_log *log = &raft->log;
     if (progress_is_paused(peer))
         return false;
+    invariant(peer->match_index < peer->next_index);
+    invariant(peer->next_index <= log->last_index + 1);
     uint64_t previous = peer->next_index - 1;
     uint64_t previous_term = 0;
     int error = raft_log_term(log, previous, &previous_term);
@@ -147,9 +149,9 @@ static bool send_append(struct raft *raft, struct raft_peer *peer, bool even_if_
     uint64_t bytes = 0;
     uint32_t count = 0;
     if (peer->state != RAFT_PEER_REPLICATE || !inflights_full(&peer->inflights))
-        count = raft_log_fit(log, peer->next_index, log->last_index,
-                             raft->options.message_bytes_max, raft->options.message_entries_max,
-                             &bytes);
+        count =
+            raft_log_fit(log, peer->next_index, log->last_index, raft->options.message_bytes_max,
+                         raft->options.message_entries_max, &bytes);
     if (count == 0 && !even_if_empty)
         return false;
     struct raft_message *message = raft_send(raft, RAFT_MESSAGE_APPEND, peer->id);
@@ -179,7 +181,7 @@ bool raft_send_appends(struct raft *raft)
     return false;
 }
 
-/* Never the bare commit index: a peer that does not match must not commit what it happens to hold. */
+/* Never the bare commit index: a peer that does not match must not commit what it has there. */
 void raft_broadcast_heartbeat(struct raft *raft)
 {
     invariant(raft->role == RAFT_ROLE_LEADER);
@@ -189,6 +191,7 @@ void raft_broadcast_heartbeat(struct raft *raft)
             continue;
         struct raft_message *message = raft_send(raft, RAFT_MESSAGE_HEARTBEAT, peer->id);
         message->commit = u64_min(peer->match_index, raft->log.committed_index);
+        invariant(message->commit <= raft->log.last_index);
         message->sent_ns = raft->now_ns;
         if (raft->read_position > raft->read_confirmed_position && raft_own_term_committed(raft))
             message->context = raft->read_position;
@@ -200,15 +203,14 @@ void raft_broadcast_heartbeat(struct raft *raft)
 /* ---- receiving, at a follower ---- */
 
 /* Entries before `kept_first` were not put into the window: their payloads go back. */
-void raft_release_unkept(struct raft *raft, const struct raft_message *message,
-                         uint64_t kept_first)
+void raft_release_unkept(struct raft *raft, const struct raft_message *message, uint64_t kept_first)
 {
     if (raft->log.storage.release == NULL || message->kind != RAFT_MESSAGE_APPEND)
         return;
     for (uint32_t i = 0; i < message->entry_count; i++) {
         const struct entry *entry = &message->entries[i];
-        bool kept = kept_first != 0 && entry->index >= kept_first &&
-                    entry->index <= raft->log.last_index;
+        bool kept =
+            kept_first != 0 && entry->index >= kept_first && entry->index <= raft->log.last_index;
         if (!kept)
             raft->log.storage.release(raft->log.storage.context, entry);
     }
@@ -228,6 +230,7 @@ static void reject_append(struct raft *raft, const struct raft_message *message)
     uint64_t from = u64_min(message->index, raft->log.last_index);
     answer->reject = true;
     answer->index = message->index;
+    invariant(from >= raft->log.committed_index); /* what is committed always matches */
     answer->hint_index =
         raft_log_find_conflict(&raft->log, from, message->log_term, &answer->log_term);
     answer->after_append = RAFT_AFTER_THIS_APPEND;
@@ -309,6 +312,7 @@ void raft_handle_append_response(struct raft *raft, const struct raft_message *m
     }
     if (message->index > log->last_index)
         return; /* cannot be: no correct peer has more than its leader */
+    invariant(peer->match_index <= log->last_index);
     bool news = progress_update(peer, message->index);
     if (!news && !(peer->state == RAFT_PEER_PROBE && message->index == peer->match_index))
         return;

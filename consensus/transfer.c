@@ -3,6 +3,8 @@
 
 static void send_timeout_now(struct raft *raft, uint64_t to)
 {
+    invariant(raft->role == RAFT_ROLE_LEADER && raft->transferee == to);
+    invariant(to != raft->options.id);
     raft_send(raft, RAFT_MESSAGE_TIMEOUT_NOW, to);
 }
 
@@ -10,6 +12,7 @@ void raft_transfer_abort(struct raft *raft)
 {
     if (raft->transferee == 0)
         return;
+    invariant(raft->role == RAFT_ROLE_LEADER);
     raft->transferee = 0;
     raft->counters.transfers_aborted++;
 }
@@ -24,6 +27,7 @@ void raft_transfer_progress(struct raft *raft, const struct raft_peer *peer)
 
 static int transfer_at_leader(struct raft *raft, uint64_t to)
 {
+    invariant(raft->role == RAFT_ROLE_LEADER);
     struct raft_peer *peer = raft_peer(raft, to);
     if (peer == NULL || peer->learner)
         return ERR_BAD_TRANSFEREE;

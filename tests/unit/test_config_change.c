@@ -23,8 +23,8 @@ static uint32_t changes_of(const char *text, struct raft_change *changes)
         if (*text != ' ') {
             const char *kind = strchr(kinds, *text++);
             cr_assert(kind != NULL);
-            changes[count++] = (struct raft_change){
-                .kind = (enum raft_change_kind)(kind - kinds), .id = (uint64_t)(*text - '0')};
+            changes[count++] = (struct raft_change){.kind = (enum raft_change_kind)(kind - kinds),
+                                                    .id = (uint64_t)(*text - '0')};
         }
     return count;
 }
@@ -147,7 +147,8 @@ Test(config_change, configurations_come_back)
     for (size_t cut = 0; cut < size; cut++)
         cr_expect_eq(raft_config_decode(bytes_make(bytes, cut), &back), ERR_MALFORMED);
     uint64_t random = 3;
-    for (int round = 0; round < 20000; round++) { /* damaged bytes decode to something legal or not */
+    for (int round = 0; round < 20000;
+         round++) { /* damaged bytes decode to something legal or not */
         uint8_t damaged[RAFT_CONFIG_BYTES_MAX];
         memcpy(damaged, bytes, size);
         random = random * 6364136223846793005u + 1442695040888963407u;

@@ -34,8 +34,7 @@ Test(progress, row_85_decrease)
         {"row 48: never below match", RAFT_PEER_PROBE, 5, 10, 9, 2, true, 6},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
-        struct raft_peer peer =
-            peer_make(cases[i].state, cases[i].match, cases[i].next, 8, 0);
+        struct raft_peer peer = peer_make(cases[i].state, cases[i].match, cases[i].next, 8, 0);
         cr_expect_eq(progress_decrease(&peer, cases[i].rejected, cases[i].hint), cases[i].moves,
                      "%s", cases[i].why);
         cr_expect_eq(peer.next_index, cases[i].want_next, "%s", cases[i].why);

@@ -36,10 +36,13 @@ Test(quorum, vote)
         uint32_t count;
         enum quorum_result want;
     } cases[] = {
-        {"nobody to ask", {m}, 0, QUORUM_WON},   {"alone", {y}, 1, QUORUM_WON},
-        {"alone, no", {n}, 1, QUORUM_LOST},      {"one of two", {y, m}, 2, QUORUM_PENDING},
+        {"nobody to ask", {m}, 0, QUORUM_WON},
+        {"alone", {y}, 1, QUORUM_WON},
+        {"alone, no", {n}, 1, QUORUM_LOST},
+        {"one of two", {y, m}, 2, QUORUM_PENDING},
         {"a tie is lost", {y, y, n, n}, 4, QUORUM_LOST},
-        {"open", {y, n, m}, 3, QUORUM_PENDING},  {"won early", {y, y, m}, 3, QUORUM_WON},
+        {"open", {y, n, m}, 3, QUORUM_PENDING},
+        {"won early", {y, y, m}, 3, QUORUM_WON},
         {"lost early", {n, n, m}, 3, QUORUM_LOST},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)

@@ -41,9 +41,8 @@ static void fixture_init(struct fixture *fixture, uint64_t base, uint64_t base_t
     log->issued_index = log->durable_index = base;
     log->committed_index = log->applying_index = log->applied_index = base;
     for (uint64_t i = 0; terms[i] != '\0'; i++) {
-        struct entry entry = {.index = base + 1 + i,
-                              .term = (uint64_t)(terms[i] - '0'),
-                              .payload_bytes = 10};
+        struct entry entry = {
+            .index = base + 1 + i, .term = (uint64_t)(terms[i] - '0'), .payload_bytes = 10};
         raft_log_append(log, &entry);
         fixture->stored[entry.index] = entry.term;
     }
@@ -72,9 +71,9 @@ Test(raft_log, row_79_conflict_by_term)
         const char *terms;
         uint64_t index, term, want;
     } cases[] = {
-        {0, 0, "22555", 5, 6, 5},    {0, 0, "22555", 5, 5, 5},    {0, 0, "22555", 5, 4, 2},
-        {0, 0, "22555", 5, 1, 0},    {0, 0, "22555", 1, 1, 0},    {10, 3, "33444", 14, 3, 12},
-        {10, 3, "33444", 14, 2, 9},  {10, 3, "33444", 10, 2, 9},  {10, 3, "33444", 4, 2, 4},
+        {0, 0, "22555", 5, 6, 5},   {0, 0, "22555", 5, 5, 5},   {0, 0, "22555", 5, 4, 2},
+        {0, 0, "22555", 5, 1, 0},   {0, 0, "22555", 1, 1, 0},   {10, 3, "33444", 14, 3, 12},
+        {10, 3, "33444", 14, 2, 9}, {10, 3, "33444", 10, 2, 9}, {10, 3, "33444", 4, 2, 4},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct fixture fixture;
@@ -195,7 +194,7 @@ Test(raft_log, row_13_up_to_date)
     static const struct {
         uint64_t index, term;
         bool want;
-    } cases[] = {{4, 4, true}, {2, 4, true},  {3, 3, true}, {4, 3, true},
+    } cases[] = {{4, 4, true},  {2, 4, true},  {3, 3, true}, {4, 3, true},
                  {2, 3, false}, {9, 2, false}, {9, 3, true}, {1, 9, true}};
     struct fixture fixture;
     fixture_init(&fixture, 0, 0, "123");

@@ -1,6 +1,7 @@
 /*
- * The rules of the paper and the known scenarios, row by row of the conformance list (numbers in the
- * names): nodes get their logs made to measure, then single messages, and their answers are compared.
+ * The rules of the paper and the known scenarios, row by row of the conformance list (numbers
+ * in the names): nodes get their logs made to measure, then single messages, and their answers are
+ * compared.
  * A log is written as the terms of its entries: "122" holds terms 1, 2, 2 at indices 1 to 3.
  */
 #include "consensus/raft_internal.h"
@@ -328,20 +329,14 @@ Test(paper, row_29_stale_pre_vote_grants)
     cluster_init(&cluster);
     struct node *node = add_crafted(&cluster, 5, "", 4, 0);
     make_role(node, RAFT_ROLE_PRE_CANDIDATE);
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 2, .term = 4});
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 3, .term = 4});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 2, .term = 4});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 3, .term = 4});
     cr_expect_eq(node->raft.role, RAFT_ROLE_PRE_CANDIDATE, "grants of the round before");
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 2, .term = 5});
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 3, .term = 5});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 2, .term = 5});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 3, .term = 5});
     cr_expect_eq(node->raft.role, RAFT_ROLE_CANDIDATE);
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 4, .term = 5});
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 5, .term = 5});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 4, .term = 5});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 5, .term = 5});
     cr_expect_eq(node->raft.role, RAFT_ROLE_CANDIDATE, "pre-vote grants are no votes");
     cluster_deinit(&cluster);
 }
@@ -360,8 +355,8 @@ Test(paper, row_31_32_34_who_may_campaign)
     cr_expect_eq(learner->raft.role, RAFT_ROLE_FOLLOWER);
     give(learner, (struct raft_message){.kind = RAFT_MESSAGE_TIMEOUT_NOW, .term = 1});
     cr_expect_eq(learner->raft.role, RAFT_ROLE_FOLLOWER);
-    give(learner, (struct raft_message){
-                      .kind = RAFT_MESSAGE_VOTE, .term = 2, .index = 11, .log_term = 1});
+    give(learner,
+         (struct raft_message){.kind = RAFT_MESSAGE_VOTE, .term = 2, .index = 11, .log_term = 1});
     cr_expect_not(newest_answer(&cluster)->reject, "row 33: a learner votes");
     struct raft_snapshot stranger = {0};
     struct node *outside = cluster_add(&cluster, &options, &stranger, false);
@@ -397,7 +392,7 @@ Test(paper, row_54_how_many_acknowledgements_commit)
     static const struct {
         uint32_t size, acks;
         bool committed;
-    } cases[] = {{1, 0, true}, {3, 1, true}, {3, 2, true},  {5, 2, true}, {5, 3, true},
+    } cases[] = {{1, 0, true}, {3, 1, true},  {3, 2, true},  {5, 2, true}, {5, 3, true},
                  {5, 4, true}, {3, 0, false}, {5, 0, false}, {5, 1, false}};
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct cluster cluster;
@@ -405,12 +400,11 @@ Test(paper, row_54_how_many_acknowledgements_commit)
         struct node *node = add_crafted(&cluster, cases[i].size, "", 0, 0);
         win(node);
         for (uint64_t a = 0; a < cases[i].acks; a++)
-            give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE,
-                                             .from = a + 2,
-                                             .term = 1,
-                                             .index = 1});
-        cr_expect_eq(node->raft.log.committed_index, cases[i].committed ? 1 : 0,
-                     "%u of %u", cases[i].acks, cases[i].size);
+            give(node,
+                 (struct raft_message){
+                     .kind = RAFT_MESSAGE_APPEND_RESPONSE, .from = a + 2, .term = 1, .index = 1});
+        cr_expect_eq(node->raft.log.committed_index, cases[i].committed ? 1 : 0, "%u of %u",
+                     cases[i].acks, cases[i].size);
         cluster_deinit(&cluster);
     }
 }
@@ -473,7 +467,7 @@ Test(paper, row_57_58_65_follower_takes_entries)
     }
 }
 
-/* Two nodes: the leader's log against a follower's, until nothing moves. Appends that were probes. */
+/* The leader's log against a follower's, until nothing moves. */
 static void synchronise(const char *why, const char *leader_log, const char *follower_log,
                         uint64_t term)
 {
@@ -504,9 +498,12 @@ Test(paper, row_59_60_figure_7)
     static const struct {
         const char *why, *log;
     } cases[] = {
-        {"(a) one short", "111445566"},        {"(b) far behind", "1114"},
-        {"(c) one more of the term", "11144556666"}, {"(d) a later term", "111445566677"},
-        {"(e) another fourth term", "1114444"},      {"(f) terms nobody saw", "11122233333"},
+        {"(a) one short", "111445566"},
+        {"(b) far behind", "1114"},
+        {"(c) one more of the term", "11144556666"},
+        {"(d) a later term", "111445566677"},
+        {"(e) another fourth term", "1114444"},
+        {"(f) terms nobody saw", "11122233333"},
         {"nothing at all", ""},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
@@ -571,8 +568,8 @@ Test(paper, row_66_heartbeat_commit)
     give(node, (struct raft_message){.kind = RAFT_MESSAGE_HEARTBEAT, .term = 3, .commit = 1});
     cr_expect_eq(node->raft.log.committed_index, 3);
     cr_expect_eq(newest_answer(&cluster)->kind, RAFT_MESSAGE_HEARTBEAT_RESPONSE);
-    struct raft_message beyond = {.kind = RAFT_MESSAGE_HEARTBEAT, .from = 2, .to = 1, .term = 3,
-                                  .commit = 4};
+    struct raft_message beyond = {
+        .kind = RAFT_MESSAGE_HEARTBEAT, .from = 2, .to = 1, .term = 3, .commit = 4};
     cr_expect_eq(raft_step(&node->raft, &beyond), ERR_CORRUPT, "row 20: the log was lost");
     cluster_deinit(&cluster);
 }
@@ -592,8 +589,7 @@ Test(paper, row_73_74_90_pacing)
     cr_expect_eq(count_kind(&cluster, RAFT_MESSAGE_APPEND), 0, "a probe is under way");
     give(node, (struct raft_message){.kind = RAFT_MESSAGE_HEARTBEAT_RESPONSE, .term = 1});
     cr_expect_eq(count_kind(&cluster, RAFT_MESSAGE_APPEND), 1, "one more after an answer");
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 11});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 11});
     cr_expect_eq(peer->state, RAFT_PEER_REPLICATE);
     drain(&cluster);
     for (int i = 0; i < 10; i++) {
@@ -611,7 +607,7 @@ Test(paper, row_73_74_90_pacing)
     cluster_deinit(&cluster);
 }
 
-/* A leader that never saw the peer probes it; the peer rejects with a hint; the leader's next probe. */
+/* A leader that never saw the peer probes it; the peer's hint; the leader's next probe. */
 Test(paper, row_76_fast_reject)
 {
     static const struct {
@@ -646,8 +642,7 @@ Test(paper, row_76_fast_reject)
         node_ready(leader);
         const struct raft_message *probe = newest_answer(&cluster);
         cr_expect_eq(probe->kind, RAFT_MESSAGE_APPEND);
-        cr_expect_eq(probe->index, cases[i].next_index, "%s: %lu", cases[i].follower,
-                     probe->index);
+        cr_expect_eq(probe->index, cases[i].next_index, "%s: %lu", cases[i].follower, probe->index);
         cr_expect_eq(probe->log_term, cases[i].next_term, "%s", cases[i].follower);
         cluster_deinit(&cluster);
     }
@@ -667,8 +662,7 @@ Test(paper, row_92_uncommitted_bytes_are_bounded)
     cr_expect_eq(node_propose(node, ENTRY_NORMAL, NULL, 0), 0, "empty entries always pass");
     while (node_ready(node))
         ;
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 3});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 3});
     cr_expect_eq(node->raft.log.unapplied_bytes, 0);
     int accepted = 0;
     while (node_propose(node, ENTRY_NORMAL, "12345678", 8) == 0)
@@ -691,8 +685,7 @@ Test(paper, row_93_94_paging)
     node_ready(node);
     node_append(node);
     give(node, (struct raft_message){.kind = RAFT_MESSAGE_VOTE_RESPONSE, .term = 1});
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 1});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 1});
     while (node_append(node) || node_ready(node) || node_apply(node))
         ;
     drain(&cluster);
@@ -706,8 +699,7 @@ Test(paper, row_93_94_paging)
     }
     cr_expect_eq(sent, 5, "pages follow each other without waiting");
     node_append(node);
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 6});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 1, .index = 6});
     cr_expect_eq(node->raft.log.applying_index, 3, "two at a time");
     cr_assert_not(node_ready(node));
     cr_assert(node_apply(node));
@@ -786,17 +778,15 @@ Test(paper, row_110_111_configuration_at_the_leader)
     struct node *node = add_crafted(&cluster, 2, "1", 1, 0);
     win(node);
     cr_expect_eq(node->raft.pending_config_index, 1, "the whole log may hide a change");
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 2, .index = 2});
-    struct raft_config_change change = {
-        .count = 1, .changes = {{.kind = RAFT_CHANGE_REMOVE, .id = 2}}};
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 2, .index = 2});
+    struct raft_config_change change = {.count = 1,
+                                        .changes = {{.kind = RAFT_CHANGE_REMOVE, .id = 2}}};
     cr_assert_eq(node_propose_change(node, &change), 0);
     cr_assert_eq(node_propose(node, ENTRY_NORMAL, "waits", 5), 0);
     while (node_ready(node))
         ;
     cr_expect_eq(node->raft.log.committed_index, 2);
-    give(node, (struct raft_message){
-                   .kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 2, .index = 3});
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND_RESPONSE, .term = 2, .index = 3});
     cr_expect_eq(node->raft.log.committed_index, 4, "one voter is left: the rest commits");
     cluster_deinit(&cluster);
 }
@@ -808,26 +798,37 @@ Test(paper, row_21_129_what_the_network_may_not_say)
         struct raft_message message;
         int want;
     } cases[] = {
-        {"no kind", {.kind = (enum raft_message_kind)0, .from = 2, .to = 1, .term = 1},
+        {"no kind",
+         {.kind = (enum raft_message_kind)0, .from = 2, .to = 1, .term = 1},
          ERR_MALFORMED},
-        {"unknown kind", {.kind = (enum raft_message_kind)99, .from = 2, .to = 1, .term = 1},
+        {"unknown kind",
+         {.kind = (enum raft_message_kind)99, .from = 2, .to = 1, .term = 1},
          ERR_MALFORMED},
-        {"for another node", {.kind = RAFT_MESSAGE_HEARTBEAT, .from = 2, .to = 3, .term = 1},
+        {"for another node",
+         {.kind = RAFT_MESSAGE_HEARTBEAT, .from = 2, .to = 3, .term = 1},
          ERR_MALFORMED},
-        {"from ourselves", {.kind = RAFT_MESSAGE_HEARTBEAT, .from = 1, .to = 1, .term = 1},
+        {"from ourselves",
+         {.kind = RAFT_MESSAGE_HEARTBEAT, .from = 1, .to = 1, .term = 1},
          ERR_MALFORMED},
         {"without a term", {.kind = RAFT_MESSAGE_APPEND, .from = 2, .to = 1}, ERR_MALFORMED},
-        {"a read with a term", {.kind = RAFT_MESSAGE_READ_INDEX, .from = 2, .to = 1, .term = 1},
+        {"a read with a term",
+         {.kind = RAFT_MESSAGE_READ_INDEX, .from = 2, .to = 1, .term = 1},
          ERR_MALFORMED},
         {"an answer of a stranger",
-         {.kind = RAFT_MESSAGE_VOTE_RESPONSE, .from = 9, .to = 1, .term = 1}, ERR_NOT_FOUND},
+         {.kind = RAFT_MESSAGE_VOTE_RESPONSE, .from = 9, .to = 1, .term = 1},
+         ERR_NOT_FOUND},
         {"entries without bytes",
          {.kind = RAFT_MESSAGE_APPEND, .from = 2, .to = 1, .term = 1, .entry_count = 1},
          ERR_MALFORMED},
-        {"no snapshot", {.kind = RAFT_MESSAGE_SNAPSHOT, .from = 2, .to = 1, .term = 1},
+        {"no snapshot",
+         {.kind = RAFT_MESSAGE_SNAPSHOT, .from = 2, .to = 1, .term = 1},
          ERR_MALFORMED},
         {"index at the end of numbers",
-         {.kind = RAFT_MESSAGE_APPEND, .from = 2, .to = 1, .term = 1, .index = UINT64_MAX,
+         {.kind = RAFT_MESSAGE_APPEND,
+          .from = 2,
+          .to = 1,
+          .term = 1,
+          .index = UINT64_MAX,
           .log_term = 1},
          0},
     };
@@ -835,16 +836,21 @@ Test(paper, row_21_129_what_the_network_may_not_say)
         struct cluster cluster;
         cluster_init(&cluster);
         struct node *node = add_crafted(&cluster, 3, "1", 1, 0);
-        cr_expect_eq(raft_step(&node->raft, &cases[i].message), cases[i].want, "%s",
-                     cases[i].why);
+        cr_expect_eq(raft_step(&node->raft, &cases[i].message), cases[i].want, "%s", cases[i].why);
         cluster_deinit(&cluster);
     }
     struct cluster cluster;
     cluster_init(&cluster);
     struct node *node = add_crafted(&cluster, 3, "1", 1, 0);
     struct entry gap[2] = {{.index = 2, .term = 1}, {.index = 4, .term = 1}};
-    struct raft_message message = {.kind = RAFT_MESSAGE_APPEND, .from = 2, .to = 1, .term = 1,
-                                   .index = 1, .log_term = 1, .entry_count = 2, .entries = gap};
+    struct raft_message message = {.kind = RAFT_MESSAGE_APPEND,
+                                   .from = 2,
+                                   .to = 1,
+                                   .term = 1,
+                                   .index = 1,
+                                   .log_term = 1,
+                                   .entry_count = 2,
+                                   .entries = gap};
     cr_expect_eq(raft_step(&node->raft, &message), ERR_MALFORMED, "a gap");
     gap[1] = (struct entry){.index = 3, .term = 5};
     cr_expect_eq(raft_step(&node->raft, &message), ERR_MALFORMED, "a term of the future");
@@ -952,15 +958,11 @@ Test(paper, row_25_votes_carry_commit)
     struct cluster cluster;
     cluster_init(&cluster);
     struct node *node = add_crafted(&cluster, 3, "112", 2, 0);
-    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE,
-                                     .term = 3,
-                                     .commit = 2,
-                                     .commit_term = 1});
+    give(node, (struct raft_message){
+                   .kind = RAFT_MESSAGE_PRE_VOTE, .term = 3, .commit = 2, .commit_term = 1});
     cr_expect_eq(node->raft.log.committed_index, 2, "a request tells it");
-    give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE,
-                                     .term = 3,
-                                     .commit = 3,
-                                     .commit_term = 1});
+    give(node, (struct raft_message){
+                   .kind = RAFT_MESSAGE_PRE_VOTE, .term = 3, .commit = 3, .commit_term = 1});
     cr_expect_eq(node->raft.log.committed_index, 2, "another entry at that index");
     raft_campaign(&node->raft);
     while (node_ready(node))
@@ -1011,10 +1013,9 @@ Test(paper, row_28_116_leave_is_proposed_once)
     while (node_ready(node) || node_append(node) || node_apply(node))
         ;
     cr_assert_eq(node->raft.role, RAFT_ROLE_LEADER);
-    struct raft_config_change change = {
-        .transition = RAFT_TRANSITION_IMPLICIT,
-        .count = 1,
-        .changes = {{.kind = RAFT_CHANGE_ADD_LEARNER, .id = 2}}};
+    struct raft_config_change change = {.transition = RAFT_TRANSITION_IMPLICIT,
+                                        .count = 1,
+                                        .changes = {{.kind = RAFT_CHANGE_ADD_LEARNER, .id = 2}}};
     cr_assert_eq(node_propose_change(node, &change), 0);
     for (int i = 0; i < 5; i++)
         cr_assert_eq(node_propose(node, ENTRY_NORMAL, "x", 1), 0);

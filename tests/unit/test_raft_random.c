@@ -11,10 +11,10 @@
 
 #include <criterion/criterion.h>
 
-#define SEEDS_DEFAULT 100
+#define SEEDS_DEFAULT  100
 #define STEPS_PER_SEED 10000
-#define READS_MAX 4096
-#define TIMEOUT_TICKS 10
+#define READS_MAX      4096
+#define TIMEOUT_TICKS  10
 
 struct schedule {
     uint64_t seed;
@@ -162,9 +162,8 @@ static void step_config(struct schedule *s, struct node *node)
     struct raft_config_change change = {.transition = (enum raft_transition)pick(s, 3)};
     change.count = (uint32_t)pick(s, 4);
     for (uint32_t i = 0; i < change.count; i++)
-        change.changes[i] =
-            (struct raft_change){.kind = (enum raft_change_kind)pick(s, 4),
-                                 .id = 1 + pick(s, s->cluster.node_count)};
+        change.changes[i] = (struct raft_change){.kind = (enum raft_change_kind)pick(s, 4),
+                                                 .id = 1 + pick(s, s->cluster.node_count)};
     if (change.count == 0)
         change.transition = RAFT_TRANSITION_AUTO;
     int refused = node_propose_change(node, &change);

@@ -129,8 +129,7 @@ static int disk_lookup(void *context, uint64_t index, struct entry *entry)
     return 0;
 }
 
-static int disk_snapshot(void *context, uint64_t peer maybe_unused,
-                         struct raft_snapshot *snapshot)
+static int disk_snapshot(void *context, uint64_t peer maybe_unused, struct raft_snapshot *snapshot)
 {
     struct node *node = context;
     if (node->applied_index < node->raft.log.compacted_index || node->applied_index == 0)
@@ -195,8 +194,7 @@ struct node *cluster_add(struct cluster *cluster, const struct raft_options *opt
     node->append_last = &node->append_first;
     node->apply_last = &node->apply_first;
     node->disk.entries = zeroed(CLUSTER_INDEX_MAX, sizeof(struct entry));
-    node->disk.hard_state =
-        (struct hard_state){.term = snapshot->term, .commit = snapshot->index};
+    node->disk.hard_state = (struct hard_state){.term = snapshot->term, .commit = snapshot->index};
     node->disk.compacted_index = node->disk.last_index = snapshot->index;
     node->disk.compacted_term = snapshot->term;
     node->disk.applied_index = snapshot->index;
@@ -341,8 +339,8 @@ static void trace_ready(struct node *node, const struct raft_ready *ready)
         return;
     fprintf(out, "  node %" PRIu64 " ready\n", node->id);
     if (ready->leadership_changed)
-        fprintf(out, "  role %s term=%" PRIu64 " lead=%" PRIu64 "\n",
-                raft_role_name(ready->role), ready->term, ready->leader);
+        fprintf(out, "  role %s term=%" PRIu64 " lead=%" PRIu64 "\n", raft_role_name(ready->role),
+                ready->term, ready->leader);
     if (ready->append.sequence == 0)
         return;
     fprintf(out, "  append #%" PRIu64, ready->append.sequence);
@@ -350,11 +348,9 @@ static void trace_ready(struct node *node, const struct raft_ready *ready)
         fprintf(out, " term=%" PRIu64 " vote=%" PRIu64, ready->hard_state.term,
                 ready->hard_state.vote);
     if (ready->install != NULL)
-        fprintf(out, " install=%" PRIu64 "/%" PRIu64, ready->install->term,
-                ready->install->index);
+        fprintf(out, " install=%" PRIu64 "/%" PRIu64, ready->install->term, ready->install->index);
     fprintf(out, " commit=%" PRIu64 "\n", ready->hard_state.commit);
-    for (uint64_t index = ready->append_first; index != 0 && index <= ready->append_last;
-         index++)
+    for (uint64_t index = ready->append_first; index != 0 && index <= ready->append_last; index++)
         cluster_print_entry(out, raft_entry(&node->raft, index));
 }
 
@@ -422,8 +418,7 @@ bool node_ready(struct node *node)
         *node->apply_last = work;
         node->apply_last = &work->next;
         if (cluster->trace != NULL)
-            fprintf(cluster->trace, "  apply %" PRIu64 "..%" PRIu64 "\n", work->first,
-                    work->last);
+            fprintf(cluster->trace, "  apply %" PRIu64 "..%" PRIu64 "\n", work->first, work->last);
     }
     for (uint32_t i = 0; i < ready.read_count && node->read_count < 256; i++) {
         node->reads[node->read_count++] = ready.reads[i];
@@ -514,8 +509,8 @@ static void apply_entry(struct node *node, const struct entry *entry)
     if (entry->type != ENTRY_CONFIG_CHANGE)
         return;
     struct raft_config_change change;
-    int error = raft_config_change_decode(bytes_make(entry->payload, entry->payload_bytes),
-                                          &change);
+    int error =
+        raft_config_change_decode(bytes_make(entry->payload, entry->payload_bytes), &change);
     invariant(error == 0);
     error = raft_apply_config(&node->raft, entry->index, &change);
     if (error == 0)
@@ -541,7 +536,7 @@ bool node_apply(struct node *node)
                 node->id, work->first, work->last);
     for (uint64_t index = work->first; index <= work->last; index++) {
         if (index <= node->applied_index)
-            continue; /* a snapshot was faster */
+            continue;                              /* a snapshot was faster */
         invariant(index <= node->disk.last_index); /* applied only what is durable here */
         const struct entry *entry = raft_entry(&node->raft, index);
         const struct entry *stored = &node->disk.entries[index];
@@ -746,13 +741,12 @@ static void print_message_fields(FILE *out, const struct raft_message *m)
         fprintf(out, " prev=%" PRIu64 "/%" PRIu64 " commit=%" PRIu64, m->log_term, m->index,
                 m->commit);
         if (m->entry_count > 0)
-            fprintf(out, " entries=%" PRIu64 "..%" PRIu64, m->index + 1,
-                    m->index + m->entry_count);
+            fprintf(out, " entries=%" PRIu64 "..%" PRIu64, m->index + 1, m->index + m->entry_count);
         break;
     case RAFT_MESSAGE_APPEND_RESPONSE:
         if (m->reject)
-            fprintf(out, " rejected=%" PRIu64 " hint=%" PRIu64 "/%" PRIu64, m->index,
-                    m->log_term, m->hint_index);
+            fprintf(out, " rejected=%" PRIu64 " hint=%" PRIu64 "/%" PRIu64, m->index, m->log_term,
+                    m->hint_index);
         else
             fprintf(out, " index=%" PRIu64, m->index);
         break;
@@ -767,17 +761,15 @@ static void print_message_fields(FILE *out, const struct raft_message *m)
         break;
     case RAFT_MESSAGE_VOTE:
     case RAFT_MESSAGE_PRE_VOTE:
-        fprintf(out, " last=%" PRIu64 "/%" PRIu64 " commit=%" PRIu64 "/%" PRIu64 "%s",
-                m->log_term, m->index, m->commit_term, m->commit,
-                m->transfer ? " transfer" : "");
+        fprintf(out, " last=%" PRIu64 "/%" PRIu64 " commit=%" PRIu64 "/%" PRIu64 "%s", m->log_term,
+                m->index, m->commit_term, m->commit, m->transfer ? " transfer" : "");
         break;
     case RAFT_MESSAGE_VOTE_RESPONSE:
     case RAFT_MESSAGE_PRE_VOTE_RESPONSE:
         fprintf(out, " %s", m->reject ? "refused" : "granted");
         break;
     case RAFT_MESSAGE_SNAPSHOT:
-        fprintf(out, " snapshot=%" PRIu64 "/%" PRIu64 " ", m->snapshot->term,
-                m->snapshot->index);
+        fprintf(out, " snapshot=%" PRIu64 "/%" PRIu64 " ", m->snapshot->term, m->snapshot->index);
         break;
     case RAFT_MESSAGE_TRANSFER:
     case RAFT_MESSAGE_READ_INDEX:

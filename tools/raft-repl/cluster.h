@@ -3,8 +3,9 @@
  *
  * Story     Each node has a durable part (hard state, log, snapshot, applied state), two lanes of
  *           work that its core issued, and the core itself. One queue holds all messages between
- *           nodes. Nothing happens by itself: the caller chooses every step, so that a transcript or
- *           a seed decides the schedule. Every applied entry is compared over all nodes, and every
+ *           nodes. Nothing happens by itself: the caller chooses every step, so that a
+ *           transcript or a seed decides the schedule. Every applied entry is compared over all
+ *           nodes, and every
  *           leader with its term: a violation stops the process.
  * Owner     The caller owns struct cluster; nodes, messages and payloads belong to it and are freed
  *           by cluster_deinit().
@@ -22,8 +23,8 @@
 
 #define CLUSTER_NODES_MAX 16
 #define CLUSTER_INDEX_MAX 65536
-#define CLUSTER_TERM_MAX 65536
-#define CLUSTER_TICK_NS NS_PER_MS
+#define CLUSTER_TERM_MAX  65536
+#define CLUSTER_TICK_NS   NS_PER_MS
 
 /* A message with what it points at. */
 struct cluster_message {
@@ -59,7 +60,7 @@ struct node_disk {
     uint64_t compacted_index;
     uint64_t compacted_term;
     uint64_t last_index;
-    struct entry *entries; /* by index */
+    struct entry *entries;  /* by index */
     uint64_t applied_index; /* of the state machine on disk, with its configuration */
     struct raft_config applied_config;
 };
@@ -107,7 +108,7 @@ void cluster_deinit(struct cluster *cluster);
 /* Options of transcripts: three ticks election timeout, one tick heartbeat, reference behaviour. */
 void cluster_options(struct raft_options *options);
 
-/* A new node, id = count + 1. `snapshot` with index 0 = empty log, its configuration still counts. */
+/* A new node, id = count + 1. `snapshot` with index 0 = empty log; its configuration counts. */
 struct node *cluster_add(struct cluster *cluster, const struct raft_options *options,
                          const struct raft_snapshot *snapshot, bool async_storage);
 struct node *cluster_node(struct cluster *cluster, uint64_t id);

@@ -1,4 +1,4 @@
-/* raft-repl: drives a group of consensus cores by hand. Commands on stdin, answer blocks on stdout. */
+/* raft-repl: a group of consensus cores driven by commands on stdin, answers on stdout. */
 #include "tools/raft-repl/repl.h"
 
 #include <string.h>

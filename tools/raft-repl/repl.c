@@ -8,10 +8,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#define WORDS_MAX 64
-#define LIST_MAX 32
+#define WORDS_MAX      64
+#define LIST_MAX       32
 #define LINE_BYTES_MAX 4096
-#define MISSING UINT64_MAX /* "_" in a list */
+#define MISSING        UINT64_MAX /* "_" in a list */
 
 struct option {
     const char *name;
@@ -100,8 +100,7 @@ static bool command_split(struct command *command, const char *line)
             value[length - 1] = '\0';
             value++;
         }
-        command->options[command->option_count++] =
-            (struct option){.name = word, .value = value};
+        command->options[command->option_count++] = (struct option){.name = word, .value = value};
     }
     return true;
 }
@@ -140,7 +139,7 @@ static struct list list_parse(const char *text)
             continue;
         }
         if (*text == '_' || *text == 'y' || *text == 'n') {
-            list.values[list.count++] = *text == 'y' ? QUORUM_YES
+            list.values[list.count++] = *text == 'y'   ? QUORUM_YES
                                         : *text == 'n' ? QUORUM_NO
                                                        : MISSING;
             text++;
@@ -214,8 +213,7 @@ static void options_from(struct command *command, struct raft_options *options)
     options->check_quorum = option_bool(command, "checkquorum", false);
     options->early_vote = option_bool(command, "early-vote", false);
     options->step_down_on_removal = option_bool(command, "step-down-on-removal", false);
-    options->skip_config_validation =
-        option_bool(command, "disable-conf-change-validation", false);
+    options->skip_config_validation = option_bool(command, "disable-conf-change-validation", false);
     options->apply_bytes_max = option_number(command, "max-committed-size-per-ready", UINT64_MAX);
     options->message_bytes_max = option_number(command, "max-message-size", UINT64_MAX);
     options->uncommitted_bytes_max = option_number(command, "max-uncommitted-size", UINT64_MAX);
@@ -282,9 +280,8 @@ static bool changes_parse(const struct command *command, uint32_t at,
         if (word[0] == '\0' || kind == NULL || change->count == RAFT_MEMBERS_MAX)
             return false;
         char *end = NULL;
-        change->changes[change->count++] =
-            (struct raft_change){.kind = (enum raft_change_kind)(kind - kinds),
-                                 .id = strtoull(word + 1, &end, 10)};
+        change->changes[change->count++] = (struct raft_change){
+            .kind = (enum raft_change_kind)(kind - kinds), .id = strtoull(word + 1, &end, 10)};
         if (end == word + 1 || *end != '\0')
             return false;
     }
@@ -402,8 +399,8 @@ static int do_compact(struct repl *repl, struct command *command)
     if (node == NULL)
         return 0;
     node_compact(node, word_number(command, 2));
-    fprintf(repl->out, "first=%" PRIu64 " last=%" PRIu64 "\n",
-            node->raft.log.compacted_index + 1, node->raft.log.last_index);
+    fprintf(repl->out, "first=%" PRIu64 " last=%" PRIu64 "\n", node->raft.log.compacted_index + 1,
+            node->raft.log.last_index);
     return 0;
 }
 
@@ -488,8 +485,8 @@ static int do_state(struct repl *repl, struct command *command maybe_unused)
         const struct node *node = cluster_node(&repl->cluster, id);
         const struct raft *raft = &node->raft;
         fprintf(repl->out,
-                "%" PRIu64 " %s term=%" PRIu64 " vote=%" PRIu64 " lead=%" PRIu64
-                " commit=%" PRIu64 " applied=%" PRIu64 " last=%" PRIu64 "\n",
+                "%" PRIu64 " %s term=%" PRIu64 " vote=%" PRIu64 " lead=%" PRIu64 " commit=%" PRIu64
+                " applied=%" PRIu64 " last=%" PRIu64 "\n",
                 id, node->up ? raft_role_name(raft->role) : "down", raft->term, raft->vote,
                 raft->leader, raft->log.committed_index, raft->log.applied_index,
                 raft->log.last_index);
@@ -504,9 +501,8 @@ static int do_status(struct repl *repl, struct command *command)
         return 0;
     for (uint32_t i = 0; i < node->raft.peer_count; i++) {
         const struct raft_peer *peer = node->raft.peers[i];
-        fprintf(repl->out,
-                "%" PRIu64 " match=%" PRIu64 " next=%" PRIu64 " state=%s paused=%s", peer->id,
-                peer->match_index, peer->next_index, progress_state_name(peer->state),
+        fprintf(repl->out, "%" PRIu64 " match=%" PRIu64 " next=%" PRIu64 " state=%s paused=%s",
+                peer->id, peer->match_index, peer->next_index, progress_state_name(peer->state),
                 progress_is_paused(peer) ? "yes" : "no");
         if (peer->pending_snapshot_index != 0)
             fprintf(repl->out, " pending-snapshot=%" PRIu64, peer->pending_snapshot_index);
@@ -589,8 +585,7 @@ static int do_quorum(struct repl *repl, struct command *command, bool vote)
     for (uint32_t half = 0; half < 2; half++) {
         for (uint32_t i = 0; i < (half == 0 ? cfg.count : cfgj.count); i++) {
             bool missing = halves[half][i] == MISSING;
-            answers[half][i] =
-                missing ? QUORUM_MISSING : (enum quorum_answer)halves[half][i];
+            answers[half][i] = missing ? QUORUM_MISSING : (enum quorum_answer)halves[half][i];
             halves[half][i] = missing ? 0 : halves[half][i];
         }
     }
@@ -630,8 +625,8 @@ static int do_changer(struct repl *repl, struct command *command)
     if (strcmp(what, "simple") == 0)
         error = config_change_simple(&repl->changer, change.changes, change.count, &next);
     else if (strcmp(what, "enter-joint") == 0)
-        error = config_change_enter_joint(&repl->changer, auto_leave, change.changes,
-                                          change.count, &next);
+        error = config_change_enter_joint(&repl->changer, auto_leave, change.changes, change.count,
+                                          &next);
     else if (strcmp(what, "leave-joint") == 0)
         error = config_change_leave_joint(&repl->changer, &next);
     else

@@ -23,7 +23,7 @@ void repl_close(struct repl *repl);
 /* Executes one command and writes its answer block to `out`. */
 void repl_command(struct repl *repl, const char *line, FILE *out);
 
-/* Commands from `in` until it ends; with `echo` each is written as "> command" before its answer. */
+/* Commands from `in` until it ends; with `echo` each is written before its answer. */
 void repl_run(struct repl *repl, FILE *in, FILE *out, bool echo);
 
 #endif
