@@ -1,0 +1,94 @@
+/* Coverage marks, planted misbehaviour and failure reports of simulated runs. */
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "core/invariant.h"
+#include "tests/sim/world.h"
+
+#define REPLAY_BYTES         512
+#define BUGGIFY_SITE_PERCENT 25
+#define BUGGIFY_FIRE_PERCENT 25
+#define TRACE_LINES_ON_ERROR 60
+
+/* The linker's names for the ends of the section that sometimes() fills; weak: it may be empty. */
+extern struct sim_mark __start_sim_marks[] __attribute__((weak));
+extern struct sim_mark __stop_sim_marks[] __attribute__((weak));
+
+static char replay[REPLAY_BYTES];
+
+uint32_t sim_marks_count(void)
+{
+    return (uint32_t)(__stop_sim_marks - __start_sim_marks);
+}
+
+uint32_t sim_marks_report(bool print_missed)
+{
+    uint32_t hit = 0;
+    for (struct sim_mark *mark = __start_sim_marks; mark < __stop_sim_marks; mark++) {
+        hit += mark->hits > 0;
+        if (print_missed && mark->hits == 0)
+            printf("never: %s (%s:%d)\n", mark->name, mark->file, mark->line);
+    }
+    return hit;
+}
+
+/* A quarter of the sites is active in a run, and an active one fires a quarter of the time. */
+bool sim_buggify(const char *name)
+{
+    struct sim_world *world = sim_world_current();
+    if (world == NULL || !world->options.buggify)
+        return false;
+    if (sim_seed_split(world->options.seed, name) % 100 >= BUGGIFY_SITE_PERCENT)
+        return false;
+    return prng_chance(sim_prng(world, SIM_STREAM_FAULTS), BUGGIFY_FIRE_PERCENT, 100);
+}
+
+static void report(void)
+{
+    struct sim_world *world = sim_world_current();
+    fflush(stdout);
+    if (world != NULL) {
+        fprintf(stderr, "simulated time %.6f s, event %llu, seed 0x%llx\n",
+                (double)world->now_ns / 1e9, (unsigned long long)world->events,
+                (unsigned long long)world->options.seed);
+        sim_trace_print(world, TRACE_LINES_ON_ERROR);
+    }
+    fprintf(stderr, "replay: %s\n", replay[0] != '\0' ? replay : "this test again");
+}
+
+/* invariant() and fatal() of simulated code end in abort(). */
+static void on_abort(int number)
+{
+    signal(number, SIG_DFL);
+    report();
+    raise(number);
+}
+
+void sim_set_replay(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(replay, sizeof(replay), format, arguments);
+    va_end(arguments);
+    signal(SIGABRT, on_abort);
+    signal(SIGSEGV, on_abort);
+}
+
+const char *sim_replay(void)
+{
+    return replay;
+}
+
+void sim_fail(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+    signal(SIGABRT, on_abort);
+    abort();
+}

@@ -1,0 +1,16 @@
+/*
+ * network.h - faults of the simulated network that a test may order.
+ *
+ * Story     Connections are byte streams: what is blocked waits and arrives later, in order, as TCP
+ *           would have it. Resets come from crashes and from closed ends.
+ */
+#ifndef TESTS_SIM_NETWORK_H
+#define TESTS_SIM_NETWORK_H
+
+#include "tests/sim/world.h"
+
+/* Nothing sent from node `from` to node `to` arrives before `until_ns`; 0 ends the block for what
+ * is sent from now on. */
+void sim_network_block(struct sim_world *world, uint32_t from, uint32_t to, uint64_t until_ns);
+
+#endif
