@@ -56,10 +56,10 @@ static void block_cache_evict(struct block_cache *cache, struct cache_block *blo
     free(block);
 }
 
-static void block_cache_make_room(struct block_cache *cache)
+static void block_cache_make_room(struct block_cache *cache, uint64_t bytes)
 {
     uint64_t steps = cache->blocks * (CACHE_CREDIT_MAX + 1); /* then all that is left is pinned */
-    while (cache->bytes > cache->bytes_max && cache->hand != NULL && steps-- > 0) {
+    while (cache->bytes + bytes > cache->bytes_max && cache->hand != NULL && steps-- > 0) {
         struct cache_block *block = cache->hand;
         cache->hand = block->clock_next;
         if (block->pins > 0)
@@ -79,6 +79,7 @@ struct cache_block *block_cache_insert(struct block_cache *cache, struct cache_b
         free(block);
         return present;
     }
+    block_cache_make_room(cache, sizeof(*block) + block->raw_bytes);
     struct cache_block **bucket = block_cache_bucket(cache, block->number, block->offset);
     block->chain = *bucket;
     *bucket = block;
@@ -97,7 +98,6 @@ struct cache_block *block_cache_insert(struct block_cache *cache, struct cache_b
     }
     cache->bytes += sizeof(*block) + block->raw_bytes;
     cache->blocks++;
-    block_cache_make_room(cache);
     return block;
 }
 
