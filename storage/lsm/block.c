@@ -78,7 +78,8 @@ void block_builder_add(struct block_builder *builder, struct bytes key, struct l
     sst_trailer_store(trailer, version);
 
     size_t shared = 0;
-    if (builder->entries == 0 || builder->since_restart == SST_RESTART_INTERVAL) {
+    if (builder->entries == 0 || builder->since_restart == SST_RESTART_INTERVAL ||
+        builder->bytes - builder->restarts[builder->restart_count - 1] >= SST_RESTART_BYTES) {
         block_restart(builder);
     } else {
         shared = block_shared(builder->last_key, builder->last_bytes, key.data, key.size);

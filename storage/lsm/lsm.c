@@ -276,6 +276,13 @@ void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, e
     memtable_insert(lsm->active, NULL, key, version, kind, value);
 }
 
+void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count)
+{
+    for (uint32_t done = 0; done < count; done += MEMTABLE_PREFETCH_MAX)
+        memtable_prefetch(lsm->active, keys + done,
+                          (uint32_t)u64_min(count - done, MEMTABLE_PREFETCH_MAX));
+}
+
 int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row,
                               struct lsm_position *position)
 {

@@ -131,6 +131,10 @@ void lsm_applied(const struct lsm *lsm, uint64_t *index, uint64_t *term);
 void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, enum lsm_kind kind,
                 struct bytes value);
 
+/* Brings what inserts of these keys will touch into the cache, all keys at once: worth it for batches
+ * of four and more. Correctness never depends on it. */
+void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count);
+
 /* One search for "read the previous version, then write the next one". */
 struct lsm_position {
     uint64_t stamp; /* of the memtable state that it belongs to */

@@ -67,10 +67,14 @@ static inline struct memtable_node *memtable_link(const struct memtable_node *no
 /* ---- arena -----------------------------------------------------------------------------------
  */
 
+/* Nodes start on a cache line when that costs little, so that a search touches one line a node; small
+ * ones at least do not split their header. */
 static void *memtable_take(struct memtable *memtable, size_t bytes)
 {
-    bytes = (bytes + 15) & ~(size_t)15;
-    if (unlikely((size_t)(memtable->end - memtable->free) < bytes)) {
+    size_t align = bytes > 192 ? 64 : 32;
+    bytes = u64_round_up(bytes, 32);
+    memtable->free += -(uintptr_t)memtable->free & (align - 1);
+    if (unlikely(memtable->free + bytes > memtable->end)) {
         size_t header = u64_round_up(sizeof(struct memtable_chunk), 64);
         bool own = bytes + header > memtable->chunk_bytes / 2; /* a large row gets its own chunk */
         size_t size = own ? u64_round_up(bytes + header, 64) : memtable->chunk_bytes;
@@ -198,6 +202,54 @@ struct memtable_node *memtable_find_newest(struct memtable *memtable, struct byt
     if (next == NULL || memtable_compare_key(next, &target) != 0)
         return NULL;
     return next;
+}
+
+/* One key's search as memtable_prefetch() interleaves it with others. */
+struct memtable_walk {
+    struct memtable_target target;
+    const struct memtable_node *node, *next;
+    uint32_t level; /* of `next` */
+};
+
+static void memtable_walk_look(struct memtable_walk *walk)
+{
+    walk->next = memtable_link(walk->node, walk->level);
+    __builtin_prefetch(walk->next);
+    if (walk->level > 0)
+        __builtin_prefetch(memtable_link(walk->node, walk->level - 1));
+}
+
+/* The node ahead is in the cache by now: go there or down. False at the bottom. */
+static bool memtable_walk_step(struct memtable_walk *walk)
+{
+    if (walk->next != NULL && memtable_compare(walk->next, &walk->target) < 0)
+        walk->node = walk->next;
+    else if (walk->level-- == 0)
+        return false;
+    memtable_walk_look(walk);
+    return true;
+}
+
+void memtable_prefetch(const struct memtable *memtable, const struct bytes *keys, uint32_t count)
+{
+    struct memtable_walk walks[MEMTABLE_PREFETCH_MAX];
+    uint32_t live = 0;
+    uint32_t level = atomic_load_explicit(&memtable->height, memory_order_relaxed) - 1;
+    invariant(count <= MEMTABLE_PREFETCH_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        struct memtable_walk *walk = &walks[live++];
+        *walk = (struct memtable_walk){.target = memtable_target(keys[i], LSM_VERSION_MAX),
+                                       .node = memtable->head,
+                                       .level = level};
+        memtable_walk_look(walk);
+    }
+    while (live > 0)
+        for (uint32_t i = 0; i < live;) {
+            if (memtable_walk_step(&walks[i]))
+                i++;
+            else
+                walks[i] = walks[--live];
+        }
 }
 
 /* ---- insertion -------------------------------------------------------------------------------

@@ -79,6 +79,11 @@ void memtable_destroy(struct memtable *memtable);
 struct memtable_node *memtable_find_newest(struct memtable *memtable, struct bytes key,
                                            struct memtable_node **previous);
 
+/* Walks to all keys at once, so that their cache misses overlap; the searches that follow find the
+ * nodes in the cache. */
+#define MEMTABLE_PREFETCH_MAX 16
+void memtable_prefetch(const struct memtable *memtable, const struct bytes *keys, uint32_t count);
+
 /* `previous` as filled by memtable_find_newest() with no insert in between, or NULL. */
 void memtable_insert(struct memtable *memtable, struct memtable_node *const *previous,
                      struct bytes key, struct lsm_version version, enum lsm_kind kind,

@@ -15,6 +15,7 @@
 #define SST_MAGIC                  ((uint64_t)0x3154535354464152) /* "RAFTSST1" */
 #define SST_FORMAT                 ((uint32_t)1)
 #define SST_RESTART_INTERVAL       16
+#define SST_RESTART_BYTES          512 /* or after this much: large values cost a search most */
 #define SST_KEY_TRAILER_BYTES      12 /* ~main, ~sub: big-endian */
 #define SST_BLOCK_RAW_BYTES_MAX    ((uint32_t)(32 * 1024 * 1024))
 #define SST_WRITE_BYTES            ((uint32_t)(256 * 1024))
