@@ -87,11 +87,13 @@ void connection_partial_drop(struct connection *connection)
 void connection_update_pause(struct connection *connection)
 {
     const struct rpc_server_options *options = &connection->server->options;
-    bool over = connection->held || connection->call_count >= options->calls_per_connection_max ||
-                connection->out.bytes >= options->queued_bytes_per_connection_max;
-    bool under = !connection->held &&
-                 connection->call_count <= options->calls_per_connection_max / 2 &&
-                 connection->out.bytes <= options->queued_bytes_per_connection_max / 2;
+    uint64_t queued_bytes = connection->out.bytes;
+    /* HTTP/2 delays requests instead: what frees its queues are frames still to be read. */
+    uint32_t call_count = connection->protocol == &connection_http2 ? 0 : connection->call_count;
+    bool over = connection->held || call_count >= options->calls_per_connection_max ||
+                queued_bytes >= options->queued_bytes_per_connection_max;
+    bool under = !connection->held && call_count <= options->calls_per_connection_max / 2 &&
+                 queued_bytes <= options->queued_bytes_per_connection_max / 2;
     if (connection->closed || connection->ending || (!over && !connection->paused))
         return;
     if (over && !connection->paused) {
@@ -251,7 +253,7 @@ void connection_tick(struct connection *connection)
         if (arrived >= PARTIAL_PROGRESS_BYTES && !connection->ending) {
             connection_expect(connection, server->options.partial_timeout_ns);
         } else if (connection->ending) {
-            outbuf_deinit(&connection->out);
+            connection->abandoned = true; /* the peer does not take what is left */
             connection_mark_dirty(connection);
             return;
         } else {

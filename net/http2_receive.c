@@ -150,7 +150,8 @@ static void grpc_dispatch(struct grpc_stream *stream, struct bytes request)
 {
     struct rpc_call *call = stream->call;
     invariant(call != NULL && !stream->dispatched);
-    stream->dispatched = true;
+    stream->dispatched = stream->active = true;
+    stream->http2->active_count++;
     rpc_call_start(call, stream->method);
     call->request = request;
     stream->http2->connection->server->stats.messages_received[stream->method->id]++;
@@ -358,7 +359,8 @@ static void grpc_bidi_data(struct grpc_stream *stream, const uint8_t *data, size
 
 static void grpc_unary_data(struct grpc_stream *stream, const uint8_t *data, size_t bytes, bool end)
 {
-    if (likely(end && stream->in_bytes == 0 && bytes >= GRPC_PREFIX_BYTES &&
+    if (likely(end && stream->in_bytes == 0 && !http2_is_full(stream->http2) &&
+               bytes >= GRPC_PREFIX_BYTES &&
                bytes == GRPC_PREFIX_BYTES + (size_t)grpc_prefix_length(data))) {
         if (grpc_check_prefix(stream, data))
             grpc_deliver(stream, data);
@@ -398,6 +400,19 @@ static int http2_on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t 
     return 0;
 }
 
+static void grpc_stream_delay(struct grpc_stream *stream)
+{
+    struct http2 *http2 = stream->http2;
+    invariant(!stream->delayed && !stream->dispatched);
+    stream->delayed = true;
+    stream->delayed_previous = http2->delayed_last;
+    if (http2->delayed_last != NULL)
+        http2->delayed_last->delayed_next = stream;
+    else
+        http2->delayed_first = stream;
+    http2->delayed_last = stream;
+}
+
 static void grpc_on_end_stream(struct grpc_stream *stream)
 {
     if (stream->remote_closed)
@@ -420,8 +435,23 @@ static void grpc_on_end_stream(struct grpc_stream *stream)
                                                : "unexpected EOF");
         return;
     }
+    if (unlikely(http2_is_full(stream->http2))) {
+        grpc_stream_delay(stream);
+        return;
+    }
     grpc_deliver(stream, stream->in);
     grpc_stream_drop_input(stream);
+}
+
+void http2_dispatch_delayed(struct http2 *http2)
+{
+    while (http2->delayed_first != NULL && !http2_is_full(http2)) {
+        struct grpc_stream *stream = http2->delayed_first;
+        grpc_stream_undelay(stream);
+        if (stream->call != NULL) /* else its deadline passed */
+            grpc_deliver(stream, stream->in);
+        grpc_stream_drop_input(stream);
+    }
 }
 
 static int http2_on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame,

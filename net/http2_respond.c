@@ -166,13 +166,14 @@ static bool grpc_pull(struct grpc_stream *stream)
         grpc_stream_finish(stream, status, err_text((int)bytes));
     } else {
         stream->out_end += (uint32_t)bytes;
+        stream->http2->queued_bytes += (uint64_t)bytes;
         call->source_bytes_left -= (uint64_t)bytes;
         if (call->source_bytes_left > 0)
             return true;
         grpc_stream_finish(stream, GRPC_OK, "");
     }
     rpc_call_count(call, status);
-    stream->call = NULL;
+    grpc_stream_let_go(stream);
     rpc_call_detach(call);
     rpc_call_release(call);
     return true;
@@ -217,6 +218,7 @@ static int grpc_send_data(nghttp2_session *session, nghttp2_frame *frame, const 
     outbuf_append(out, header, 9);
     outbuf_append(out, stream->out + stream->out_begin, length);
     stream->out_begin += (uint32_t)length;
+    http2->queued_bytes -= length;
     if (stream->call != NULL && stream->call->wants_writable &&
         stream->out_end - stream->out_begin <= RPC_SEND_QUEUE_BYTES_MAX / 2)
         http2->has_writable = true;
@@ -268,7 +270,7 @@ static void grpc_stream_abandon_call(struct grpc_stream *stream)
     struct rpc_call *call = stream->call;
     if (call == NULL)
         return;
-    stream->call = NULL;
+    grpc_stream_let_go(stream);
     rpc_call_detach(call);
     rpc_call_cancel(call);
 }
@@ -321,9 +323,10 @@ static void grpc_message_end(struct rpc_call *call, size_t bytes, bool last)
     invariant(bytes + GRPC_PREFIX_BYTES <= stream->out_max - stream->out_end);
     grpc_prefix_store(stream->out + stream->out_end, (uint32_t)bytes);
     stream->out_end += (uint32_t)bytes + GRPC_PREFIX_BYTES;
+    stream->http2->queued_bytes += bytes + GRPC_PREFIX_BYTES;
     if (last) {
         grpc_stream_finish(stream, GRPC_OK, "");
-        stream->call = NULL;
+        grpc_stream_let_go(stream);
     }
     grpc_stream_kick(stream);
 }
@@ -335,6 +338,7 @@ static void grpc_source(struct rpc_call *call)
         invariant(stream->out_end == 0);
         grpc_prefix_store(stream->out, (uint32_t)call->source_bytes_left);
         stream->out_end = GRPC_PREFIX_BYTES;
+        stream->http2->queued_bytes += GRPC_PREFIX_BYTES;
     }
     grpc_stream_kick(stream);
 }
@@ -343,7 +347,7 @@ static void grpc_end(struct rpc_call *call, int error, enum grpc_status status, 
 {
     (void)error;
     struct grpc_stream *stream = call->stream;
-    stream->call = NULL;
+    grpc_stream_let_go(stream);
     if (!stream->responded) {
         grpc_submit_trailers_only(stream, status, text);
         return;
@@ -362,7 +366,7 @@ static void grpc_pause(struct rpc_call *call, bool paused)
 static void grpc_detach(struct rpc_call *call)
 {
     struct grpc_stream *stream = call->stream;
-    stream->call = NULL;
+    grpc_stream_let_go(stream);
 }
 
 const struct rpc_transport_ops grpc_ops = {

@@ -67,13 +67,50 @@ void grpc_stream_drop_input(struct grpc_stream *stream)
     stream->in_bytes = stream->in_max = 0;
 }
 
+void grpc_stream_let_go(struct grpc_stream *stream)
+{
+    stream->call = NULL;
+    if (stream->active) {
+        invariant(stream->http2->active_count > 0);
+        stream->active = false;
+        stream->http2->active_count--;
+    }
+}
+
+bool http2_is_full(const struct http2 *http2)
+{
+    const struct rpc_server_options *options = &http2->connection->server->options;
+    return http2->active_count >= options->calls_per_connection_max ||
+           http2->queued_bytes >= options->queued_bytes_per_connection_max;
+}
+
+void grpc_stream_undelay(struct grpc_stream *stream)
+{
+    struct http2 *http2 = stream->http2;
+    if (!stream->delayed)
+        return;
+    if (stream->delayed_previous != NULL)
+        stream->delayed_previous->delayed_next = stream->delayed_next;
+    else
+        http2->delayed_first = stream->delayed_next;
+    if (stream->delayed_next != NULL)
+        stream->delayed_next->delayed_previous = stream->delayed_previous;
+    else
+        http2->delayed_last = stream->delayed_previous;
+    stream->delayed_next = stream->delayed_previous = NULL;
+    stream->delayed = false;
+}
+
 void grpc_stream_release(struct grpc_stream *stream)
 {
     struct http2 *http2 = stream->http2;
     struct rpc_server *server = http2->connection->server;
-    invariant(stream->call == NULL);
+    invariant(stream->call == NULL && !stream->active);
+    grpc_stream_undelay(stream);
     grpc_stream_set_receiving(stream, false);
     grpc_stream_drop_input(stream);
+    invariant(http2->queued_bytes >= stream->out_end - stream->out_begin);
+    http2->queued_bytes -= stream->out_end - stream->out_begin;
     if (stream->out != stream->inline_out)
         free(stream->out);
     free(stream->text);
@@ -184,6 +221,8 @@ static int http2_input(struct connection *connection, const uint8_t *data, size_
 static void http2_flush(struct connection *connection)
 {
     struct http2 *http2 = connection->state;
+    if (unlikely(http2->delayed_first != NULL))
+        http2_dispatch_delayed(http2);
     while (connection->out.bytes < RPC_OUTPUT_BYTES_HIGH) {
         const uint8_t *data;
         ssize_t bytes = nghttp2_session_mem_send(http2->session, &data);
@@ -197,6 +236,8 @@ static void http2_flush(struct connection *connection)
     }
     if (http2->has_writable)
         http2_run_writable(http2);
+    if (unlikely(http2->delayed_first != NULL) && !http2_is_full(http2))
+        connection_mark_dirty(connection);
     if (!connection->ending && nghttp2_session_want_read(http2->session) == 0 &&
         nghttp2_session_want_write(http2->session) == 0)
         connection_end(connection);

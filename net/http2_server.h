@@ -17,6 +17,10 @@
  * S2  out[out_begin, out_end) is what is still to be sent, with message prefixes.
  * S3  `finished` is set at most once; nothing is added to `out` afterwards.
  * S4  `receiving` is counted in http2->receiving_count.
+ * S5  `active` is counted in http2->active_count: a unary handler or source has work to do.
+ * S6  `delayed` streams are on the delayed list: a whole unary request in `in` that waits until the
+ *     connection's replies have gone down. Reading goes on meanwhile, for what lets replies go are
+ *     the client's window updates.
  */
 #ifndef NET_HTTP2_SERVER_H
 #define NET_HTTP2_SERVER_H
@@ -40,7 +44,8 @@ struct grpc_stream {
     struct rpc_call *call; /* S1 */
     const struct rpc_method *method;
     struct grpc_stream *next, *previous; /* of the connection; next: also of the free list */
-    struct bytes unknown_path;           /* in the call's arena, when no method has it */
+    struct grpc_stream *delayed_next, *delayed_previous;
+    struct bytes unknown_path; /* in the call's arena, when no method has it */
     int32_t id;
     uint8_t encoding;
     uint8_t status;        /* enum grpc_status, once finished */
@@ -48,6 +53,8 @@ struct grpc_stream {
     bool bad_timeout;
     bool receiving;       /* S4 */
     bool dispatched;      /* the handler has the request */
+    bool active;          /* S5 */
+    bool delayed;         /* S6 */
     bool taking;          /* messages are being delivered: no second loop inside */
     bool remote_closed;   /* END_STREAM was received */
     bool half_close_told; /* and the handler of a BIDI stream knows */
@@ -74,7 +81,10 @@ struct http2 {
     uint64_t ping_sent_ns;   /* keepalive under way; 0: none */
     uint64_t drain_ns;       /* when the first GOAWAY was queued */
     bool drained;            /* the final one was */
-    bool has_writable;       /* a stream's queue went down to where its handler may go on */
+    uint64_t queued_bytes;   /* unsent reply bytes that streams hold */
+    uint32_t active_count;   /* dispatched unary calls; see S5 */
+    struct grpc_stream *delayed_first, *delayed_last;
+    bool has_writable; /* a stream's queue went down to where its handler may go on */
 };
 
 extern const struct rpc_transport_ops grpc_ops;
@@ -83,6 +93,10 @@ struct grpc_stream *grpc_stream_acquire(struct http2 *http2, int32_t id);
 void grpc_stream_release(struct grpc_stream *stream);
 void grpc_stream_set_receiving(struct grpc_stream *stream, bool receiving);
 void grpc_stream_drop_input(struct grpc_stream *stream);
+void grpc_stream_let_go(struct grpc_stream *stream); /* of its call */
+void grpc_stream_undelay(struct grpc_stream *stream);
+void http2_dispatch_delayed(struct http2 *http2);
+bool http2_is_full(const struct http2 *http2); /* requests have to wait */
 
 /* Answers without a handler: status and text, trailers only; then lets go of the call. */
 void grpc_stream_refuse(struct grpc_stream *stream, enum grpc_status status, const char *text);

@@ -198,15 +198,15 @@ struct rpc_server_options {
     void (*http)(struct http_request *request); /* NULL: every path is 404 */
     uint32_t connections_max;                   /* 0: 10,000 */
     uint32_t streams_per_connection_max;        /* HTTP/2; 0: 65,536 (advertised) */
-    uint32_t calls_per_connection_max;          /* in flight; 0: 4,096; above, reading pauses */
-    uint32_t calls_max;                         /* in flight on this core; 0: 65,536 */
-    uint64_t request_bytes_max;                 /* one message; 0: 2 MiB (1.5 MiB + 512 KiB) */
-    uint64_t queued_bytes_per_connection_max;   /* unsent; above, reading pauses; 0: 4 MiB */
-    uint64_t first_bytes_timeout_ns;            /* to the first complete request; 0: 10 s */
-    uint64_t partial_timeout_ns;                /* for a request under way to progress; 0: 20 s */
-    uint64_t http1_idle_timeout_ns;             /* 0: 60 s */
-    uint64_t keepalive_ns;                      /* HTTP/2 PING when nothing was heard; 0: 2 h */
-    uint64_t keepalive_timeout_ns;              /* for its answer; 0: 20 s */
+    uint32_t calls_per_connection_max;        /* in flight, unary; 0: 4,096; above, requests wait */
+    uint32_t calls_max;                       /* in flight on this core; 0: 65,536 */
+    uint64_t request_bytes_max;               /* one message; 0: 2 MiB (1.5 MiB + 512 KiB) */
+    uint64_t queued_bytes_per_connection_max; /* unsent; above, requests wait; 0: 4 MiB */
+    uint64_t first_bytes_timeout_ns;          /* to the first complete request; 0: 10 s */
+    uint64_t partial_timeout_ns;              /* for a request under way to progress; 0: 20 s */
+    uint64_t http1_idle_timeout_ns;           /* 0: 60 s */
+    uint64_t keepalive_ns;                    /* HTTP/2 PING when nothing was heard; 0: 2 h */
+    uint64_t keepalive_timeout_ns;            /* for its answer; 0: 20 s */
     uint64_t partial_bytes_max; /* sum of incomplete requests on this core; 0: 128 MiB */
 };
 

@@ -5,6 +5,7 @@
 #include "core/invariant.h"
 #include "net/http2_server.h"
 
+#define RPC_ARENA_KEEP_BYTES  ((size_t)(16 * 1024))
 #define RPC_ARENA_SPARE_BYTES ((size_t)(256 * 1024)) /* beyond twice the largest request */
 
 /* ---- methods -----------------------------------------------------------------------------------
@@ -178,7 +179,9 @@ void rpc_call_release(struct rpc_call *call)
     if (call->released != NULL)
         call->released(call);
     call->state = RPC_CALL_FREE;
-    if (call->arena.bytes_taken != 0)
+    if (unlikely(call->arena.bytes_taken > RPC_ARENA_KEEP_BYTES))
+        arena_deinit(&call->arena); /* an idle pool keeps no large requests' memory */
+    else if (call->arena.bytes_taken != 0)
         arena_reset(&call->arena);
     server->calls_live--;
     server->stats.calls--;

@@ -86,6 +86,7 @@ struct connection {
     bool closed;   /* C3 */
     bool draining; /* graceful shutdown */
     bool sending;
+    bool abandoned;   /* close without sending the rest */
     bool gone;        /* the socket is closed: freed once off the dirty queue */
     bool held;        /* native: a handler paused its messages; the whole connection waits */
     bool pulling;     /* native: some call has a source that may be asked */

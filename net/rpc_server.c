@@ -85,7 +85,13 @@ static void rpc_socket_sent(struct io_op *op, int32_t result)
 
 static void rpc_send(struct connection *connection)
 {
-    if (connection->closed || connection->sending)
+    if (connection->closed)
+        return;
+    if (connection->abandoned) {
+        rpc_io_close(connection);
+        return;
+    }
+    if (connection->sending)
         return;
     if (connection->out.bytes == 0) {
         if (connection->ending)

@@ -779,19 +779,64 @@ Test(http2_server, too_many_calls_are_refused_one_by_one)
     world_destroy(world);
 }
 
-Test(http2_server, reading_pauses_above_the_calls_limit)
+Test(http2_server, requests_wait_above_the_calls_limit)
 {
     uint8_t message[64];
     size_t bytes = put_message(message, "hello");
     struct world *world =
-        world_make(&(struct rpc_server_options){.calls_per_connection_max = 2}, 0, 1 << 20);
-    for (int i = 0; i < 2; i++)
-        client_start(world, (struct call_headers){.path = "/t.T/Hold"}, message, bytes, true);
+        world_make(&(struct rpc_server_options){.calls_per_connection_max = 1}, 0, 1 << 20);
+    client_start(world, (struct call_headers){.path = "/t.T/Hold"}, message, bytes, true);
+    struct client_call *second =
+        client_start(world, (struct call_headers){.path = "/t.T/Echo"}, message, bytes, true);
+    struct client_call *third = client_start(
+        world, (struct call_headers){.path = "/t.T/Echo", .timeout = "10m"}, message, bytes, true);
+    struct client_call *fourth =
+        client_start(world, (struct call_headers){.path = "/t.T/Echo"}, message, bytes, true);
     world_pump(world);
-    cr_expect(world->connection.paused);
+    cr_expect_not(second->closed);
+    world->server.now_ns += NS_PER_S;
+    rpc_server_expire(&world->server);
+    nghttp2_submit_rst_stream(world->client, 0, fourth->id, NGHTTP2_CANCEL);
+    world_pump(world);
+    cr_expect_str_eq(third->status, "4", "the deadline holds while a request waits");
     rpc_reply(held_call, held_call->request);
-    cr_expect_not(world->connection.paused);
+    world_pump(world);
+    cr_expect_str_eq(second->status, "0");
+    cr_expect_eq(world->server.stats.started[1], 1);
     world_destroy(world);
+}
+
+Test(http2_server, requests_wait_while_replies_wait_for_the_client)
+{
+    enum { CALLS = 20 };
+    uint8_t *message = calloc(1, 50000);
+    grpc_prefix_store(message, 50000 - GRPC_PREFIX_BYTES);
+    struct world *world = world_make(
+        &(struct rpc_server_options){.queued_bytes_per_connection_max = 100000}, 10, 1 << 20);
+    for (int i = 0; i < CALLS; i++)
+        client_start(world, (struct call_headers){.path = "/t.T/Echo"}, message, 50000, true);
+    /* The client takes nothing but the settings, so that its requests can leave. */
+    for (int round = 0; round < 3; round++) {
+        const uint8_t *data;
+        ssize_t part;
+        while ((part = nghttp2_session_mem_send(world->client, &data)) > 0)
+            connection_input(&world->connection, data, (size_t)part);
+        connection_flush(&world->connection);
+        struct iovec iov;
+        if (round == 0 && outbuf_gather(&world->connection.out, &iov, 1) == 1) {
+            cr_assert_gt(nghttp2_session_mem_recv(world->client, iov.iov_base, iov.iov_len), 0);
+            outbuf_consume(&world->connection.out, iov.iov_len);
+        }
+    }
+    cr_expect_leq(world->server.stats.started[1], 3, "a few replies fill the queue");
+    cr_expect_not(world->connection.paused, "window updates must still be read");
+    world_pump(world);
+    for (int i = 0; i < CALLS; i++) {
+        cr_expect_str_eq(world->calls[i].status, "0");
+        cr_expect_eq(world->calls[i].in_bytes, 50000);
+    }
+    world_destroy(world);
+    free(message);
 }
 
 Test(http2_server, a_request_that_does_not_progress_ends_the_connection)
