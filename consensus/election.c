@@ -12,9 +12,16 @@ static uint64_t draw_ns(struct raft *raft, uint64_t range_ns)
     return range_ns < quantum_ns ? 0 : raft_random(raft, range_ns / quantum_ns) * quantum_ns;
 }
 
-void raft_election_timer_reset(struct raft *raft)
+/* Begins again with the same draw. */
+void raft_election_timer_restart(struct raft *raft)
 {
     raft->election_reset_ns = raft->now_ns;
+    raft->election_grace_ns = 0;
+}
+
+void raft_election_timer_reset(struct raft *raft)
+{
+    raft_election_timer_restart(raft);
     raft->election_draw_ns =
         raft->options.election_timeout_ns + draw_ns(raft, raft->options.election_jitter_ns);
 }
@@ -211,7 +218,7 @@ static void campaign_pre(struct raft *raft)
 
 void raft_campaign_if_able(struct raft *raft, enum raft_campaign_kind kind)
 {
-    raft->election_reset_ns = raft->now_ns;
+    raft_election_timer_restart(raft);
     if (raft->role == RAFT_ROLE_LEADER || !raft_promotable(raft))
         return;
     /* With a committed change still to be applied we might count votes of a configuration that is
@@ -298,7 +305,7 @@ void raft_handle_vote_request(struct raft *raft, const struct raft_message *mess
             invariant(raft->vote == 0 || raft->vote == message->from); /* one vote per term */
             invariant(message->term == raft->term);
             raft->vote = message->from;
-            raft->election_reset_ns = raft->now_ns;
+            raft_election_timer_restart(raft);
         }
     } else {
         answer->reject = true;

@@ -10,7 +10,7 @@ void raft_options_default(struct raft_options *options)
         .election_timeout_ns = 500 * NS_PER_MS,
         .election_jitter_ns = 250 * NS_PER_MS,
         .heartbeat_ns = 50 * NS_PER_MS,
-        .pause_ns_max = 125 * NS_PER_MS,
+        .pause_ns_max = 25 * NS_PER_MS,
         .short_retry = true,
         .single_voter_starts = true,
         .pre_vote = true,
@@ -210,16 +210,24 @@ static void raft_tick_leader(struct raft *raft)
     }
 }
 
-/* A process that was stopped heard nothing because it did not listen: that proves nothing. */
-static void raft_note_pause(struct raft *raft, uint64_t gap_ns)
+static uint64_t election_due_ns(const struct raft *raft)
 {
-    raft->counters.pauses++;
-    if (raft->role != RAFT_ROLE_LEADER) {
-        raft->election_reset_ns += gap_ns;
-        return;
+    return raft->election_reset_ns + raft->election_draw_ns + raft->election_grace_ns;
+}
+
+/* A process that was stopped heard nothing because it did not listen: that proves nothing. Once for
+ * each silence it waits a little more, and hears what arrived meanwhile. */
+static void raft_note_pause(struct raft *raft)
+{
+    if (raft->role == RAFT_ROLE_LEADER) {
+        raft->counters.pauses++;
+        for (uint32_t i = 0; i < raft->peer_count; i++)
+            raft->peers[i]->lease_sent_ns = 0;
+    } else if (raft->election_grace_ns == 0 && !raft_is_sole_voter(raft)) {
+        raft->counters.pauses++;
+        raft->election_grace_ns = raft->now_ns - election_due_ns(raft) + raft->options.heartbeat_ns;
+        invariant(election_due_ns(raft) > raft->now_ns);
     }
-    for (uint32_t i = 0; i < raft->peer_count; i++)
-        raft->peers[i]->lease_sent_ns = 0;
 }
 
 int raft_tick(struct raft *raft, uint64_t now_ns)
@@ -227,17 +235,16 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
     invariant(now_ns >= raft->now_ns);
     if (!raft_has_room(raft))
         return ERR_FULL;
-    uint64_t gap_ns = now_ns - raft->now_ns;
+    uint64_t due_ns = raft_deadline_ns(raft);
+    uint64_t late_ns = now_ns > due_ns ? now_ns - due_ns : 0;
     raft->now_ns = now_ns;
-    if (raft->options.pause_ns_max != 0 && gap_ns > raft->options.pause_ns_max)
-        raft_note_pause(raft, gap_ns);
-    if (raft->role == RAFT_ROLE_LEADER) {
+    if (raft->options.pause_ns_max != 0 && late_ns > raft->options.pause_ns_max)
+        raft_note_pause(raft);
+    if (raft->role == RAFT_ROLE_LEADER)
         raft_tick_leader(raft);
-    } else if (raft_promotable(raft) &&
-               now_ns >= raft->election_reset_ns + raft->election_draw_ns) {
+    else if (raft_promotable(raft) && now_ns >= election_due_ns(raft))
         raft_campaign_if_able(raft,
                               raft->options.pre_vote ? RAFT_CAMPAIGN_PRE : RAFT_CAMPAIGN_REAL);
-    }
     verify((raft_check(raft), true));
     return 0;
 }
@@ -245,8 +252,7 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
 uint64_t raft_deadline_ns(const struct raft *raft)
 {
     if (raft->role != RAFT_ROLE_LEADER)
-        return raft_promotable(raft) ? raft->election_reset_ns + raft->election_draw_ns
-                                     : UINT64_MAX;
+        return raft_promotable(raft) ? election_due_ns(raft) : UINT64_MAX;
     uint64_t due_ns =
         u64_min(raft->heartbeat_due_ns, raft->quorum_check_ns + raft->options.election_timeout_ns);
     if (raft->transferee != 0)
@@ -360,7 +366,7 @@ static int raft_dispatch(struct raft *raft, const struct raft_message *message)
         if (raft->role != RAFT_ROLE_FOLLOWER)
             raft_become_follower(raft, message->term, message->from);
         raft->leader = message->from;
-        raft->election_reset_ns = raft->now_ns;
+        raft_election_timer_restart(raft);
         if (message->kind == RAFT_MESSAGE_APPEND)
             raft_handle_append(raft, message);
         else if (message->kind == RAFT_MESSAGE_HEARTBEAT)

@@ -68,8 +68,9 @@ struct raft_options {
     uint64_t election_jitter_ns;
     uint64_t heartbeat_ns;
     uint64_t timeout_quantum_ns; /* draws are multiples of this; 0 = continuous */
-    uint64_t pause_ns_max; /* a gap between ticks beyond this is a pause of our own: election timers
-                            * are moved by it and a lease ends; 0 = off */
+    uint64_t pause_ns_max; /* a tick that comes later than this after raft_deadline_ns() tells of a
+                            * pause of our own: an election waits one more heartbeat, so that what
+                            * arrived meanwhile is heard first, and a lease ends; 0 = off */
     bool short_retry;      /* after a lost or split round wait a fraction of the timeout only */
     bool single_voter_starts; /* a lone voter campaigns in its first tick */
 
@@ -213,6 +214,7 @@ struct raft {
     uint64_t now_ns;
     uint64_t election_reset_ns; /* when the election timer was last restarted */
     uint64_t election_draw_ns;  /* it fires this much later */
+    uint64_t election_grace_ns; /* and this much later still, after a pause of our own */
     uint64_t heartbeat_due_ns;
     uint64_t quorum_check_ns; /* leader: last check */
     uint64_t transfer_start_ns;
@@ -275,7 +277,7 @@ must_check int raft_init(struct raft *raft, const struct raft_options *options,
 /* Time passes: elections, heartbeats, quorum checks. Never goes back. */
 must_check int raft_tick(struct raft *raft, uint64_t now_ns);
 
-/* When raft_tick() has something to do next. */
+/* When raft_tick() has something to do next; a caller may tick more often, not less. */
 uint64_t raft_deadline_ns(const struct raft *raft);
 
 /*

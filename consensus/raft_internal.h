@@ -28,6 +28,7 @@ bool raft_has_room(const struct raft *raft);
 
 /* election.c */
 void raft_election_timer_reset(struct raft *raft);
+void raft_election_timer_restart(struct raft *raft);
 bool raft_promotable(const struct raft *raft);
 bool raft_is_sole_voter(const struct raft *raft);
 void raft_become_follower(struct raft *raft, uint64_t term, uint64_t leader);

@@ -1088,3 +1088,22 @@ Test(paper, row_77_reordered_appends)
     cr_expect_eq(follower->raft.log.applied_index, 3);
     cluster_deinit(&cluster);
 }
+
+Test(paper, row_35_a_pause_proves_nothing)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = add_crafted(&cluster, 3, "1", 1, 0);
+    node->raft.options.pause_ns_max = 2 * CLUSTER_TICK_NS;
+    struct raft *raft = &node->raft;
+    node_tick(node, raft_deadline_ns(raft) - raft->now_ns); /* long asleep, but in time */
+    cr_expect_eq(raft->role, RAFT_ROLE_CANDIDATE);
+    give(node, (struct raft_message){.kind = RAFT_MESSAGE_HEARTBEAT, .term = raft->term});
+    uint64_t due_ns = raft_deadline_ns(raft);
+    node_tick(node, due_ns - raft->now_ns + 5 * CLUSTER_TICK_NS);
+    cr_expect_eq(raft->role, RAFT_ROLE_FOLLOWER, "it was away when the timer ran out");
+    cr_expect_eq(raft_deadline_ns(raft), raft->now_ns + CLUSTER_TICK_NS);
+    node_tick(node, 5 * CLUSTER_TICK_NS);
+    cr_expect_eq(raft->role, RAFT_ROLE_CANDIDATE, "once only");
+    cluster_deinit(&cluster);
+}
