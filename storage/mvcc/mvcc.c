@@ -15,6 +15,8 @@
 #define PURGE_POLL_NS      (2 * NS_PER_MS)
 #define PURGE_WAIT_NS_MAX  (5 * NS_PER_S)
 #define PREFETCH_ROWS_MAX  1024
+#define WARM_KEYS_MAX      16
+#define WARM_KEY_BYTES_MAX 128
 #define PREFETCH_KEY_BYTES 512
 #define TXN_SORT_BYTES_MAX MVCC_SORT_BYTES_DEFAULT
 
@@ -430,6 +432,24 @@ int mvcc_purge(struct mvcc *mvcc)
 
 /* ---- prefetch -----------------------------------------------------------------------------------
  * Only warms caches: what cannot be read now is read, or fails, when the request is applied. */
+
+void mvcc_warm(const struct mvcc *mvcc, const struct bytes *keys, uint32_t count)
+{
+    uint8_t copies[WARM_KEYS_MAX][WARM_KEY_BYTES_MAX];
+    struct bytes row_keys[WARM_KEYS_MAX];
+    uint32_t filled = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        if (keys[i].size < WARM_KEY_BYTES_MAX) {
+            row_keys[filled] = mvcc_row_key(copies[filled], keys[i]);
+            filled++;
+        }
+        if (filled == WARM_KEYS_MAX || (i + 1 == count && filled != 0)) {
+            lsm_prefetch(mvcc->lsm, row_keys, filled);
+            filled = 0;
+        }
+    }
+    invariant(filled == 0);
+}
 
 static void prefetch_key(struct mvcc *mvcc, struct bytes key)
 {

@@ -146,6 +146,13 @@ int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row 
     return 0;
 }
 
+void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count)
+{
+    (void)lsm;
+    for (uint32_t i = 0; i < count; i++)
+        invariant(keys[i].size > 1 && keys[i].data[0] == 'k');
+}
+
 void lsm_insert_at(struct lsm *lsm, const struct lsm_position *position, struct bytes key,
                    struct lsm_version version, enum lsm_kind kind, struct bytes value)
 {

@@ -246,6 +246,7 @@ static void run_write(struct run *run)
             return;
         op.kind = MVCC_OP_TXN;
         mvcc_prefetch(run->store.mvcc, &op);
+        mvcc_warm(run->store.mvcc, key_pool, (uint32_t)pick(run, KEY_KINDS + 1));
     } else if (dice < 17) {
         number = 2 * (1 + (int64_t)pick(run, 7));
     } else if (pick(run, 8) == 0) {
