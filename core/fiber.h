@@ -64,8 +64,7 @@ void fiber_waiters_park(struct fiber_waiters *waiters);
 bool fiber_waiters_wake_one(struct fiber_waiters *waiters);
 void fiber_waiters_wake_all(struct fiber_waiters *waiters);
 
-/* ---- reactor operations as straight-line calls; result as struct io_op's ------------------------
- */
+/* ---- reactor operations as straight-line calls; result as struct io_op's -------------------- */
 
 must_check int32_t await_open(const char *path, uint32_t flags, struct io_file *file);
 int32_t await_close(struct io_file *file);

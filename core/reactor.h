@@ -40,7 +40,7 @@ static inline void io_op_init(struct io_op *op, void (*done)(struct io_op *op, i
     op->backend[0] = op->backend[1] = 0;
 }
 
-/* ---- life ------------------------------------------------------------------------------------ */
+/* ---- life ----------------------------------------------------------------------------------- */
 
 struct reactor_options {
     uint32_t core;              /* this reactor's index */
@@ -79,8 +79,7 @@ void reactor_interrupt(struct reactor *reactor);
 /* Operations not completed yet, those that sockets and listeners keep armed included. */
 uint32_t reactor_ops_pending(const struct reactor *reactor);
 
-/* ---- time and randomness ----------------------------------------------------------------------
- */
+/* ---- time and randomness -------------------------------------------------------------------- */
 
 uint64_t reactor_now_ns(const struct reactor *reactor); /* monotonic, constant within a turn */
 uint64_t
@@ -88,8 +87,7 @@ reactor_clock_ns(const struct reactor *reactor);        /* monotonic, read afres
 int64_t reactor_wall_ns(const struct reactor *reactor); /* since 1970; may jump: display only */
 uint64_t reactor_random(struct reactor *reactor);       /* the only source of randomness */
 
-/* ---- files ------------------------------------------------------------------------------------
- */
+/* ---- files ---------------------------------------------------------------------------------- */
 
 struct io_file {
     int32_t fd; /* -1 when closed */
@@ -163,8 +161,7 @@ must_check int reactor_lock_file(struct reactor *reactor, struct io_file file);
 must_check int reactor_disk_space(struct reactor *reactor, const char *path, uint64_t *free_bytes,
                                   uint64_t *total_bytes);
 
-/* ---- sockets ----------------------------------------------------------------------------------
- */
+/* ---- sockets -------------------------------------------------------------------------------- */
 
 struct io_address {
     char text[64]; /* numeric, for messages: "127.0.0.1:2379", "[::1]:2379" */
@@ -240,8 +237,7 @@ void io_socket_close(struct io_socket *socket);
 /* Discards a descriptor that was never attached. */
 void reactor_discard_descriptor(struct reactor *reactor, int32_t fd);
 
-/* ---- process-level facts, for status and metrics ------------------------------------------------
- */
+/* ---- process-level facts, for status and metrics -------------------------------------------- */
 
 struct reactor_process_stats {
     uint64_t resident_bytes;

@@ -185,8 +185,7 @@ static const struct flag *flag_find(const char *name, size_t name_bytes)
     return NULL;
 }
 
-/* ---- values -----------------------------------------------------------------------------------
- */
+/* ---- values --------------------------------------------------------------------------------- */
 
 static bool number_parse(const char *text, int64_t *value, const char **rest)
 {
@@ -409,8 +408,7 @@ static int flag_set(struct config *config, const struct flag *flag, const char *
     return ERR_CONFIG;
 }
 
-/* ---- sources ----------------------------------------------------------------------------------
- */
+/* ---- sources -------------------------------------------------------------------------------- */
 
 static int load_arguments(struct config *config, int count, char *const *arguments, char *reason,
                           size_t reason_bytes)
@@ -552,8 +550,7 @@ close_file:
     return error;
 }
 
-/* ---- the whole --------------------------------------------------------------------------------
- */
+/* ---- the whole ------------------------------------------------------------------------------ */
 
 static void load_defaults(struct config *config)
 {

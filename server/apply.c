@@ -1,0 +1,280 @@
+#include "server/apply.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/invariant.h"
+#include "core/logger.h"
+#include "core/probe.h"
+#include "server/alarm.h"
+#include "server/kv_codec.h"
+#include "server/log_role.h"
+#include "server/message.h"
+#include "server/node_private.h"
+#include "server/proposal.h"
+#include "server/raft_driver.h"
+
+/* How much of the log is read back at a time after a restart. */
+#define APPLY_READ_BYTES (4 * MIB)
+
+struct apply {
+    struct node *node;
+    struct raft_driver *raft;
+    struct core *core;
+    struct mvcc *mvcc;
+    uint64_t applied_index, target_index;
+    struct fiber_event work; /* the target moved, or stop */
+    struct fiber_event ended;
+    bool stopping;
+    struct arena scratch; /* decoded requests, results nobody waits for */
+
+    /* The batch being executed. */
+    struct proposal *done[APPLY_BATCH_MAX];
+    uint32_t done_count;
+
+    /* Entries read back from disk: [copy_first, copy_first + copy.entry_count). */
+    struct log_copy copy;
+    uint64_t copy_first;
+};
+
+uint64_t apply_index(const struct apply *apply)
+{
+    return apply->applied_index;
+}
+
+void apply_extend(struct apply *apply, uint64_t index)
+{
+    invariant(index >= apply->target_index);
+    apply->target_index = index;
+    fiber_event_signal(&apply->work);
+}
+
+void apply_send_home(struct apply *apply, struct proposal *proposal)
+{
+    invariant(proposal->finished && proposal->released);
+    struct mesh_message message = {.kind = MESSAGE_PROPOSED, .word = {(uintptr_t)proposal}};
+    core_post(apply->core, proposal->home_core, &message);
+}
+
+static struct proposal *proposal_of(const struct entry *entry)
+{
+    return container_of(entry->payload, struct proposal, payload);
+}
+
+void apply_payload_released(struct apply *apply, const struct entry *entry)
+{
+    struct proposal *proposal = proposal_of(entry);
+    invariant(!proposal->released);
+    proposal->released = true;
+    if (proposal->finished)
+        apply_send_home(apply, proposal);
+}
+
+/* ---- executing ------------------------------------------------------------------------------ */
+
+/* The answer to a request whose bytes are in the log but do not decode: it was validated before it
+ * was proposed, so every member refuses it alike. */
+static bool storage_failed(int error)
+{
+    return error < 0 && error != ERR_LIMIT && err_action(error) != ERR_ACTION_CLIENT;
+}
+
+static int execute_put(struct apply *apply, struct bytes body, struct arena *arena,
+                       struct mvcc_put_result *result)
+{
+    struct mvcc_put_request request;
+    int error = kv_decode_put(body, &request);
+    if (error == 0)
+        error = alarm_admit_write(&apply->node->shared, true);
+    if (error < 0)
+        return error;
+    return mvcc_apply_put(apply->mvcc, &request, arena, result);
+}
+
+static int execute_delete(struct apply *apply, struct bytes body, struct arena *arena,
+                          struct mvcc_delete_result *result)
+{
+    struct mvcc_delete_request request;
+    int error = kv_decode_delete(body, &request);
+    if (error == 0)
+        error = alarm_admit_write(&apply->node->shared, false);
+    if (error < 0)
+        return error;
+    return mvcc_apply_delete_range(apply->mvcc, &request, arena, result);
+}
+
+static int execute_txn(struct apply *apply, struct bytes body, struct arena *arena,
+                       struct mvcc_txn_result *result)
+{
+    struct mvcc_txn_request request;
+    int error = kv_decode_txn(body, &apply->scratch, &request);
+    if (error == 0)
+        error = alarm_admit_write(&apply->node->shared, kv_txn_has_put(&request));
+    if (error < 0)
+        return error;
+    return mvcc_apply_txn(apply->mvcc, &request, arena, result);
+}
+
+static int execute_compact(struct apply *apply, struct bytes body, int64_t *revision)
+{
+    struct mvcc_compact_request request;
+    int error = kv_decode_compact(body, &request);
+    if (error == 0)
+        error = alarm_admit_write(&apply->node->shared, false);
+    if (error < 0)
+        return error;
+    error = mvcc_apply_compact(apply->mvcc, &request, revision);
+    if (error == 0)
+        lsm_garbage_changed(apply->node->lsm);
+    return error;
+}
+
+static int execute_alarm(struct apply *apply, struct bytes body, struct arena *arena,
+                         struct alarm_set **listed)
+{
+    struct alarm_request request;
+    int error = kv_decode_alarm(body, &request);
+    if (error < 0)
+        return error;
+    return alarm_apply(apply->node, apply->mvcc, &request, arena, listed);
+}
+
+static int execute_request(struct apply *apply, const struct request *request, struct arena *arena,
+                           union proposal_result *result)
+{
+    switch (request->kind) {
+    case REQUEST_PUT:
+        return execute_put(apply, request->body, arena, &result->put);
+    case REQUEST_DELETE_RANGE:
+        return execute_delete(apply, request->body, arena, &result->del);
+    case REQUEST_TXN:
+        return execute_txn(apply, request->body, arena, &result->txn);
+    case REQUEST_COMPACT:
+        return execute_compact(apply, request->body, &result->revision);
+    case REQUEST_ALARM:
+        return execute_alarm(apply, request->body, arena, &result->alarms);
+    }
+    return ERR_MALFORMED;
+}
+
+/* `proposal` is NULL for an entry that no local client waits for. */
+static void execute(struct apply *apply, const struct entry *entry, struct proposal *proposal)
+{
+    union proposal_result unwanted;
+    struct request request;
+    int error = request_decode(&request, bytes_make(entry->payload, entry->payload_bytes));
+    if (error == 0)
+        error =
+            execute_request(apply, &request, proposal != NULL ? &proposal->arena : &apply->scratch,
+                            proposal != NULL ? &proposal->result : &unwanted);
+    if (storage_failed(error))
+        fatal("apply of entry %llu stopped: %s; the state machine cannot skip it",
+              (unsigned long long)entry->index, err_text(error));
+    if (proposal != NULL) {
+        proposal->error = error;
+        apply->done[apply->done_count++] = proposal;
+    }
+}
+
+/* The entry at `index` from consensus' window, else from what was read back. */
+static const struct entry *entry_get(struct apply *apply, uint64_t index, bool *local)
+{
+    const struct entry *entry = raft_entry(&apply->raft->raft, index);
+    *local = entry != NULL && entry->payload_bytes > 0;
+    if (entry != NULL)
+        return entry;
+    if (index < apply->copy_first || index >= apply->copy_first + apply->copy.entry_count) {
+        log_copy_destroy(&apply->copy);
+        int64_t read =
+            log_role_read(apply->node, index, apply->target_index, APPLY_READ_BYTES, &apply->copy);
+        if (read <= 0)
+            fatal("log entry %llu cannot be read back: %s", (unsigned long long)index,
+                  err_text((int)read));
+        apply->copy_first = index;
+    }
+    entry = &apply->copy.entries[index - apply->copy_first];
+    invariant(entry->index == index);
+    return entry;
+}
+
+static void batch_execute(struct apply *apply, uint64_t last)
+{
+    uint64_t term = 0;
+    apply->done_count = 0;
+    for (uint64_t index = apply->applied_index + 1; index <= last; index++) {
+        bool local;
+        const struct entry *entry = entry_get(apply, index, &local);
+        term = entry->term;
+        if (entry->type == ENTRY_NORMAL && entry->payload_bytes > 0)
+            execute(apply, entry, local ? proposal_of(entry) : NULL);
+        arena_reset(&apply->scratch);
+    }
+    int error = mvcc_commit(apply->mvcc, last, term);
+    invariant(error == 0);
+}
+
+/* Replies leave only now: the batch is visible to every reader. */
+static void batch_finish(struct apply *apply, uint64_t last)
+{
+    uint64_t count = last - apply->applied_index;
+    apply->applied_index = last;
+    for (uint32_t i = 0; i < apply->done_count; i++)
+        apply->done[i]->finished = true;
+    raft_driver_applied(apply->raft, last); /* releases payloads: proposals go home */
+    struct node_shared *shared = &apply->node->shared;
+    atomic_store_explicit(&shared->proposals_applied, last, memory_order_relaxed);
+    probe2(raft_apply, last, count);
+}
+
+static void apply_run(void *argument)
+{
+    struct apply *apply = argument;
+    while (!apply->stopping) {
+        if (apply->applied_index == apply->target_index) {
+            log_copy_destroy(&apply->copy);
+            apply->copy_first = 0;
+            fiber_event_wait(&apply->work);
+            continue;
+        }
+        uint64_t last = u64_min(apply->target_index, apply->applied_index + APPLY_BATCH_MAX);
+        batch_execute(apply, last);
+        batch_finish(apply, last);
+        if (fiber_should_yield())
+            fiber_yield();
+    }
+    fiber_event_signal(&apply->ended);
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
+                uint64_t applied_index, struct apply **out)
+{
+    struct apply *apply = calloc(1, sizeof(*apply));
+    if (apply == NULL)
+        return -ENOMEM;
+    apply->node = node;
+    apply->raft = raft;
+    apply->core = core;
+    apply->mvcc = node->mvcc;
+    apply->applied_index = apply->target_index = applied_index;
+    fiber_event_init(&apply->work);
+    fiber_event_init(&apply->ended);
+    arena_init(&apply->scratch, 0);
+    int error = fiber_spawn(core, FIBER_LATENCY, apply_run, apply);
+    if (error < 0) {
+        free(apply);
+        return error;
+    }
+    *out = apply;
+    return 0;
+}
+
+void apply_stop(struct apply *apply)
+{
+    apply->stopping = true;
+    fiber_event_signal(&apply->work);
+    fiber_event_wait(&apply->ended);
+    log_copy_destroy(&apply->copy);
+    arena_deinit(&apply->scratch);
+}

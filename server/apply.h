@@ -1,0 +1,41 @@
+/*
+ * apply.h - the apply loop: one fiber of the raft core executes committed entries in log order.
+ *
+ * Story     Entries come from consensus' window, or, after a restart, from the log on disk. A batch
+ * is executed against storage/mvcc, committed to the memtable as one unit with its applied index,
+ *           and only then reported: replies leave and waiting reads go on.
+ * Owner     The raft core. Only writer of the state machine.
+ * Errors    An error of the request itself is its result. An error of the storage (a block that
+ * cannot be read) stops the loop and the process: the state machine must not skip an entry. Limits
+ * APPLY_BATCH_MAX entries between two commits.
+ */
+#ifndef SERVER_APPLY_H
+#define SERVER_APPLY_H
+
+#include "core/core.h"
+#include "core/entry.h"
+#include "storage/lsm/lsm.h"
+
+#define APPLY_BATCH_MAX 256
+
+struct apply;
+struct node;
+struct proposal;
+struct raft_driver;
+
+must_check int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
+                           uint64_t applied_index, struct apply **apply);
+void apply_stop(struct apply *apply); /* fiber; returns when the loop has ended */
+
+/* Everything up to `index` is committed and durable here. */
+void apply_extend(struct apply *apply, uint64_t index);
+
+uint64_t apply_index(const struct apply *apply); /* executed and visible to readers */
+
+/* Consensus gave back an entry's payload; it belongs to a proposal of this node. */
+void apply_payload_released(struct apply *apply, const struct entry *entry);
+
+/* The proposal goes back to the core that made it. Finished and released. */
+void apply_send_home(struct apply *apply, struct proposal *proposal);
+
+#endif

@@ -1,0 +1,413 @@
+#include "server/frontend.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/crc32c.h"
+#include "core/invariant.h"
+#include "core/logger.h"
+#include "server/http_service.h"
+#include "server/message.h"
+#include "server/node_private.h"
+#include "server/service_table.h"
+#include "storage/lsm/lsm.h"
+#include "storage/mvcc/mvcc.h"
+
+#define SWEEP_INTERVAL_NS (100 * NS_PER_MS)
+#define STOP_GRACE_NS     (5 * NS_PER_S)
+
+static uint64_t request_timeout_ns(const struct node *node)
+{
+    return 5 * NS_PER_S + 2 * node->config->election_timeout_ms * NS_PER_MS;
+}
+
+const struct kv_header *frontend_header(struct frontend *frontend)
+{
+    frontend->header.term =
+        atomic_load_explicit(&frontend->node->shared.term, memory_order_relaxed);
+    return &frontend->header;
+}
+
+int frontend_admit(struct rpc_call *call)
+{
+    struct frontend *frontend = call_frontend(call);
+    if (call->requires_leader &&
+        atomic_load_explicit(&frontend->node->shared.leader, memory_order_relaxed) == 0)
+        return ERR_NO_LEADER;
+    return frontend->stopping ? ERR_STOPPED : 0;
+}
+
+static void quiet_check(struct frontend *frontend)
+{
+    if (frontend->quiet != NULL && frontend->in_flight == 0 &&
+        queue_is_empty(&frontend->outstanding) && queue_is_empty(&frontend->gathered))
+        fiber_event_signal(frontend->quiet);
+}
+
+/* ---- linearizable reads --------------------------------------------------------------------- */
+
+static struct rpc_call *call_of(struct queue_link *link)
+{
+    return container_of(container_of(link, struct call_state, link), struct rpc_call, user);
+}
+
+void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int error))
+{
+    struct frontend *frontend = call_frontend(call);
+    struct call_state *state = call_state(call);
+    queue_link_init(&state->link);
+    state->go = go;
+    state->batch = 0;
+    state->deadline_ns = core_now_ns(frontend->core) + request_timeout_ns(frontend->node);
+    queue_append(&frontend->gathered, &state->link);
+}
+
+static void reads_ask(struct frontend *frontend)
+{
+    if (queue_is_empty(&frontend->gathered))
+        return;
+    uint64_t batch = ++frontend->batch;
+    struct queue_link *link;
+    while ((link = queue_pop(&frontend->gathered)) != NULL) {
+        container_of(link, struct call_state, link)->batch = batch;
+        queue_append(&frontend->outstanding, link);
+    }
+    struct mesh_message message = {.kind = MESSAGE_READ_INDEX, .word = {batch}};
+    core_post(frontend->core, frontend->node->map.raft, &message);
+}
+
+/* Answers come in the order of asking, but for refusals: those pick their batch out of the middle.
+ */
+static void on_read_index_done(void *context, struct core *core, const struct mesh_message *message)
+{
+    struct node *node = context;
+    struct frontend *frontend = node->frontends[core_id(core)];
+    uint64_t batch = message->word[0];
+    int error = (int)(int64_t)message->word[1];
+    struct queue ready, rest;
+    queue_init(&ready, QUEUE_UNBOUNDED);
+    if (error == 0) {
+        while (!queue_is_empty(&frontend->outstanding) &&
+               container_of(frontend->outstanding.first, struct call_state, link)->batch <= batch)
+            queue_append(&ready, queue_pop(&frontend->outstanding));
+    } else {
+        queue_init(&rest, QUEUE_UNBOUNDED);
+        struct queue_link *link;
+        while ((link = queue_pop(&frontend->outstanding)) != NULL)
+            queue_append(
+                container_of(link, struct call_state, link)->batch == batch ? &ready : &rest, link);
+        while ((link = queue_pop(&rest)) != NULL)
+            queue_append(&frontend->outstanding, link);
+    }
+    struct queue_link *link;
+    while ((link = queue_pop(&ready)) != NULL) {
+        struct rpc_call *call = call_of(link);
+        call_state(call)->go(call, error);
+    }
+    quiet_check(frontend);
+}
+
+/* ---- writes --------------------------------------------------------------------------------- */
+
+static void in_flight_add(struct frontend *frontend, struct proposal *proposal)
+{
+    proposal->older = frontend->newest;
+    proposal->newer = NULL;
+    if (frontend->newest != NULL)
+        frontend->newest->newer = proposal;
+    else
+        frontend->oldest = proposal;
+    frontend->newest = proposal;
+    frontend->in_flight++;
+}
+
+static void in_flight_remove(struct frontend *frontend, struct proposal *proposal)
+{
+    invariant(frontend->in_flight > 0);
+    if (proposal->older != NULL)
+        proposal->older->newer = proposal->newer;
+    else
+        frontend->oldest = proposal->newer;
+    if (proposal->newer != NULL)
+        proposal->newer->older = proposal->older;
+    else
+        frontend->newest = proposal->older;
+    frontend->in_flight--;
+}
+
+/* ERR_TOO_MANY_REQUESTS when out of memory. `call` may be NULL: nobody waits. */
+static int propose(struct frontend *frontend, struct rpc_call *call, enum request_kind kind,
+                   struct bytes body)
+{
+    struct node *node = frontend->node;
+    struct proposal *proposal = proposal_create(core_id(frontend->core), (uint32_t)body.size);
+    if (proposal == NULL)
+        return ERR_TOO_MANY_REQUESTS;
+    struct request request = {.kind = kind,
+                              .origin = node->identity.member_id,
+                              .sequence = ++frontend->sequence,
+                              .body = body};
+    request_encode_header(proposal->payload, &request);
+    if (body.size > 0)
+        memcpy(proposal->payload + REQUEST_HEADER_BYTES, body.data, body.size);
+    proposal->payload_crc = crc32c(0, proposal->payload, proposal->payload_bytes);
+    proposal->kind = kind;
+    proposal->call = call;
+    proposal->deadline_ns = core_now_ns(frontend->core) + request_timeout_ns(node);
+    in_flight_add(frontend, proposal);
+    struct mesh_message message = {.kind = MESSAGE_PROPOSE, .word = {(uintptr_t)proposal}};
+    core_post(frontend->core, node->map.raft, &message);
+    return 0;
+}
+
+void frontend_propose(struct rpc_call *call, enum request_kind kind, struct bytes body)
+{
+    struct frontend *frontend = call_frontend(call);
+    int error = body.size > frontend->node->config->max_request_bytes
+                    ? ERR_REQUEST_TOO_LARGE
+                    : propose(frontend, call, kind, body);
+    if (error < 0)
+        rpc_fail(call, error);
+}
+
+void frontend_raise_alarm(struct frontend *frontend, enum alarm_kind kind)
+{
+    uint8_t body[24];
+    struct alarm_request request = {
+        .action = ALARM_ACTIVATE, .member = frontend->node->identity.member_id, .kind = kind};
+    if (frontend->raising_alarm)
+        return;
+    uint8_t *end = kv_encode_alarm_request(body, &request);
+    invariant((size_t)(end - body) <= sizeof(body));
+    frontend->raising_alarm =
+        propose(frontend, NULL, REQUEST_ALARM, bytes_make(body, (size_t)(end - body))) == 0;
+}
+
+static void on_proposed(void *context, struct core *core, const struct mesh_message *message)
+{
+    struct node *node = context;
+    struct frontend *frontend = node->frontends[core_id(core)];
+    struct proposal *proposal = (struct proposal *)(uintptr_t)message->word[0];
+    in_flight_remove(frontend, proposal);
+    if (proposal->kind == REQUEST_ALARM)
+        frontend->raising_alarm = false;
+    struct rpc_call *call = proposal->call;
+    if (call == NULL)
+        proposal_destroy(proposal); /* nobody waits, or was told of the timeout */
+    else if (proposal->error < 0) {
+        rpc_fail(call, proposal->error);
+        proposal_destroy(proposal);
+    } else {
+        frontend_answer(call, proposal);
+    }
+    quiet_check(frontend);
+}
+
+/* ---- timeouts ------------------------------------------------------------------------------- */
+
+static void sweep_reads(struct frontend *frontend, uint64_t now_ns)
+{
+    while (!queue_is_empty(&frontend->outstanding) &&
+           container_of(frontend->outstanding.first, struct call_state, link)->deadline_ns <=
+               now_ns) {
+        struct rpc_call *call = call_of(queue_pop(&frontend->outstanding));
+        rpc_fail(call, ERR_TIMEOUT);
+    }
+}
+
+static void sweep_writes(struct frontend *frontend, uint64_t now_ns)
+{
+    for (struct proposal *proposal = frontend->oldest;
+         proposal != NULL && proposal->deadline_ns <= now_ns; proposal = proposal->newer) {
+        if (proposal->call != NULL)
+            rpc_fail(proposal->call, ERR_TIMEOUT);
+        proposal->call = NULL;
+    }
+}
+
+static void on_sweep(struct timer *timer)
+{
+    struct frontend *frontend = container_of(timer, struct frontend, sweep);
+    uint64_t now_ns = core_now_ns(frontend->core);
+    sweep_reads(frontend, now_ns);
+    sweep_writes(frontend, now_ns);
+    quiet_check(frontend);
+    timer_start(core_timers(frontend->core), timer, now_ns + SWEEP_INTERVAL_NS);
+}
+
+static void on_turn_end(void *context)
+{
+    struct frontend *frontend = context;
+    reads_ask(frontend);
+    if (frontend->in_flight > 0 || !queue_is_empty(&frontend->outstanding))
+        core_expect_soon(frontend->core, true);
+    else if (core_id(frontend->core) != frontend->node->map.raft)
+        core_expect_soon(frontend->core, false);
+}
+
+/* ---- sockets -------------------------------------------------------------------------------- */
+
+static void on_socket(void *context, struct core *core, const struct mesh_message *message)
+{
+    struct node *node = context;
+    struct frontend *frontend = node->frontends[core_id(core)];
+    rpc_server_adopt(frontend->server, (int32_t)message->word[0], RPC_PORT_CLIENT);
+}
+
+struct listener {
+    struct io_listener io;
+    struct node *node;
+    uint32_t next; /* connection core that gets the next socket */
+};
+
+static void on_accepted(struct io_listener *io, int32_t fd,
+                        const struct io_address *peer maybe_unused)
+{
+    struct listener *listener = container_of(io, struct listener, io);
+    const struct role_map *map = &listener->node->map;
+    if (fd < 0) {
+        log_warn("accept failed", LOG_ERROR(fd));
+        return;
+    }
+    uint32_t to = map->connections_first + listener->next++ % map->connections_count;
+    struct mesh_message message = {.kind = MESSAGE_SOCKET, .word = {(uint64_t)fd}};
+    core_post(core_current(), to, &message);
+}
+
+static void on_listener_closed(struct io_listener *io)
+{
+    free(container_of(io, struct listener, io));
+}
+
+static int listen_on(struct node *node, struct core *core, const struct config_url *url,
+                     struct listener **out)
+{
+    struct io_address address;
+    struct reactor *reactor = core_reactor(core);
+    struct listener *listener = calloc(1, sizeof(*listener));
+    if (listener == NULL)
+        return -ENOMEM;
+    listener->node = node;
+    listener->io.accepted = on_accepted;
+    listener->io.closed = on_listener_closed;
+    int error = reactor_resolve(reactor, url->host, url->port, &address);
+    if (error == 0)
+        error = reactor_listen(reactor, &listener->io, &address);
+    if (error < 0) {
+        snprintf(node->failure, sizeof(node->failure), "cannot listen on %s: %s", url->text,
+                 err_text(error));
+        free(listener);
+        return error;
+    }
+    *out = listener;
+    return 0;
+}
+
+int frontend_listen(struct node *node, struct core *core)
+{
+    const struct config_urls *sets[] = {&node->config->listen_client,
+                                        &node->config->listen_metrics};
+    for (size_t s = 0; s < ARRAY_COUNT(sets); s++)
+        for (uint32_t i = 0; i < sets[s]->count; i++) {
+            int error =
+                listen_on(node, core, &sets[s]->url[i], &node->listeners[node->listener_count]);
+            if (error < 0)
+                return error;
+            node->listener_count++;
+        }
+    return 0;
+}
+
+void frontend_close_listeners(struct node *node)
+{
+    for (uint32_t i = 0; i < node->listener_count; i++)
+        reactor_listener_close(node->listeners[i]->io.reactor, &node->listeners[i]->io);
+    node->listener_count = 0;
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+void frontend_attach(struct node *node, struct core *core)
+{
+    core_handle(core, MESSAGE_PROPOSED, on_proposed, node);
+    core_handle(core, MESSAGE_READ_INDEX_DONE, on_read_index_done, node);
+    core_handle(core, MESSAGE_SOCKET, on_socket, node);
+}
+
+static int start_readers(struct frontend *frontend)
+{
+    struct node *node = frontend->node;
+    int error = 0;
+    if (core_id(frontend->core) == node->map.raft)
+        frontend->lsm_reader = node->raft_reader; /* one reader a core */
+    else
+        error = lsm_reader_open(node->lsm, frontend->core, &frontend->lsm_reader);
+    if (error < 0)
+        return error;
+    struct mvcc_reader_options options = {
+        .shared = node->mvcc_shared, .lsm = node->lsm, .lsm_reader = frontend->lsm_reader};
+    return mvcc_reader_open(&options, &frontend->reader);
+}
+
+int frontend_start(struct node *node, struct core *core)
+{
+    const struct config *config = node->config;
+    struct frontend *frontend = calloc(1, sizeof(*frontend));
+    if (frontend == NULL)
+        return -ENOMEM;
+    frontend->node = node;
+    frontend->core = core;
+    frontend->header.cluster_id = node->identity.cluster_id;
+    frontend->header.member_id = node->identity.member_id;
+    queue_init(&frontend->gathered, QUEUE_UNBOUNDED); /* bounded by the server's calls */
+    queue_init(&frontend->outstanding, QUEUE_UNBOUNDED);
+    struct rpc_server_options options = {
+        .methods = service_methods,
+        .method_count = service_method_count,
+        .service = frontend,
+        .http = http_service_handle,
+        .streams_per_connection_max = (uint32_t)u64_min(config->max_concurrent_streams, 65536),
+        .request_bytes_max = config->max_request_bytes + 512 * KIB,
+        .keepalive_ns = config->keepalive_interval_ns,
+        .keepalive_timeout_ns = config->keepalive_timeout_ns,
+    };
+    int error = start_readers(frontend);
+    if (error == 0)
+        error = rpc_server_create(core, &options, &frontend->server);
+    if (error < 0) {
+        free(frontend);
+        return error;
+    }
+    node->frontends[core_id(core)] = frontend;
+    core_on_turn_end(core, on_turn_end, frontend);
+    timer_init(&frontend->sweep, on_sweep);
+    timer_start(core_timers(core), &frontend->sweep, core_now_ns(core) + SWEEP_INTERVAL_NS);
+    return 0;
+}
+
+static void on_connections_closed(void *context)
+{
+    fiber_event_signal(context);
+}
+
+void frontend_stop(struct node *node, struct core *core)
+{
+    struct frontend *frontend = node->frontends[core_id(core)];
+    struct fiber_event closed, quiet;
+    fiber_event_init(&closed);
+    fiber_event_init(&quiet);
+    frontend->stopping = true;
+    rpc_server_shutdown(frontend->server, STOP_GRACE_NS, on_connections_closed, &closed);
+    fiber_event_wait(&closed);
+    frontend->quiet = &quiet;
+    quiet_check(frontend);
+    fiber_event_wait(&quiet);
+    frontend->quiet = NULL;
+    timer_stop(core_timers(core), &frontend->sweep);
+    mvcc_reader_close(frontend->reader);
+    if (frontend->lsm_reader != node->raft_reader)
+        lsm_reader_close(frontend->lsm_reader);
+    rpc_server_destroy(frontend->server);
+    frontend->server = NULL; /* the frontend itself stays for the core's hooks */
+}

@@ -1,0 +1,94 @@
+/*
+ * frontend.h - a connection core's part of a node: its connections, its readers, and the calls that
+ * wait for the raft core.
+ *
+ * Story     Handlers (kv_service.c, ...) run in the receive path. A write becomes a proposal; a
+ *           linearizable read joins the batch of its turn, which asks the raft core once. Calls
+ * without an answer after the request timeout fail with "request timed out"; the write may still
+ *           happen, as etcd's may.
+ * Owner     The connection core; one frontend each.
+ */
+#ifndef SERVER_FRONTEND_H
+#define SERVER_FRONTEND_H
+
+#include "core/core.h"
+#include "core/queue.h"
+#include "net/rpc.h"
+#include "server/kv_codec.h"
+#include "server/proposal.h"
+
+struct lsm_reader;
+struct mvcc_reader;
+struct node;
+
+struct frontend {
+    struct node *node;
+    struct core *core;
+    struct rpc_server *server;
+    struct lsm_reader *lsm_reader; /* the raft core's own when they share a core */
+    struct mvcc_reader *reader;
+    struct kv_header header; /* term is refreshed when a reply is encoded */
+    uint64_t sequence;       /* of requests proposed from here */
+
+    struct queue gathered;    /* linearizable reads of this round, not asked for yet */
+    struct queue outstanding; /* asked for, in order of batches */
+    uint64_t batch;
+
+    struct proposal *oldest, *newest; /* in flight, by age */
+    uint64_t in_flight;
+    struct timer sweep;
+    bool stopping;
+    bool raising_alarm;
+    struct fiber_event *quiet; /* wakes when in_flight and outstanding are zero */
+};
+
+/* What a handler keeps in rpc_call.user while the call waits. */
+struct call_state {
+    struct queue_link link;
+    void (*go)(struct rpc_call *call, int error);
+    uint64_t batch;
+    uint64_t deadline_ns;
+};
+_Static_assert(sizeof(struct call_state) <= RPC_CALL_USER_WORDS * sizeof(uint64_t), "fits");
+
+static inline struct call_state *call_state(struct rpc_call *call)
+{
+    return (struct call_state *)(void *)call->user;
+}
+
+static inline struct frontend *call_frontend(struct rpc_call *call)
+{
+    return call->service;
+}
+
+/* Every core of the node, before its first turn: message handlers. */
+void frontend_attach(struct node *node, struct core *core);
+
+/* Fiber of each connection core. */
+must_check int frontend_start(struct node *node, struct core *core);
+void frontend_stop(struct node *node, struct core *core);
+
+/* Raft core: opens the client ports; sockets go to the connection cores in turn. */
+must_check int frontend_listen(struct node *node, struct core *core);
+void frontend_close_listeners(struct node *node);
+
+/* `go(call, 0)` runs on this core once everything committed before now is readable here; or with an
+ * error. The request must have been kept. */
+void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int error));
+
+/* The call is answered when the request, validated, was applied. Completes the call. */
+void frontend_propose(struct rpc_call *call, enum request_kind kind, struct bytes body);
+
+/* Proposes an alarm for this member; at most one such request is in flight per connection core. */
+void frontend_raise_alarm(struct frontend *frontend, enum alarm_kind kind);
+
+/* The current header for a reply. */
+const struct kv_header *frontend_header(struct frontend *frontend);
+
+/* Answers a finished proposal's call; in kv_service.c, by kind. */
+void frontend_answer(struct rpc_call *call, struct proposal *proposal);
+
+/* ERR_NO_LEADER when the client asked for a leader and there is none, and the like. */
+must_check int frontend_admit(struct rpc_call *call);
+
+#endif

@@ -1,0 +1,15 @@
+/*
+ * http_service.h - the HTTP/1.1 paths of a client port: /version, /health, /livez, /readyz,
+ * /metrics.
+ *
+ * Story     /health and the linearizable part of /readyz ask the raft core as a client's read
+ * would. Owner     The connection core. Source    facts of the etcd API, section 16.
+ */
+#ifndef SERVER_HTTP_SERVICE_H
+#define SERVER_HTTP_SERVICE_H
+
+#include "net/rpc.h"
+
+void http_service_handle(struct http_request *request);
+
+#endif

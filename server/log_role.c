@@ -1,0 +1,203 @@
+#include "server/log_role.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/invariant.h"
+#include "core/logger.h"
+#include "core/probe.h"
+#include "server/message.h"
+#include "server/node_private.h"
+#include "server/remote.h"
+
+struct log_role {
+    struct node *node;
+    struct core *core;
+    struct wal *wal;
+};
+
+static void batch_durable(struct wal_append *append)
+{
+    struct log_batch *batch = container_of(append, struct log_batch, wal);
+    struct log_role *role = batch->role;
+    struct mesh_message message = {.kind = MESSAGE_LOG_DURABLE, .word = {(uintptr_t)batch}};
+    probe2(log_durable, batch->append.last_index, batch->entry_count);
+    core_post(role->core, role->node->map.raft, &message);
+}
+
+static void on_append(void *context, struct core *core maybe_unused,
+                      const struct mesh_message *message)
+{
+    struct log_role *role = context;
+    struct log_batch *batch = (struct log_batch *)(uintptr_t)message->word[0];
+    batch->role = role;
+    batch->wal.done = batch_durable;
+    wal_append(role->wal, &batch->wal);
+}
+
+static void on_release(void *context, struct core *core maybe_unused,
+                       const struct mesh_message *message)
+{
+    struct log_role *role = context;
+    wal_release(role->wal, message->word[0]);
+}
+
+static void on_turn_end(void *context)
+{
+    struct log_role *role = context;
+    if (role->wal == NULL)
+        return;
+    wal_flush(role->wal);
+    atomic_store_explicit(&role->node->shared.log_space_low, wal_space_low(role->wal),
+                          memory_order_relaxed);
+}
+
+int log_role_start(struct node *node, struct core *core, struct wal_recovered *recovered)
+{
+    char directory[CONFIG_TEXT_BYTES + 8];
+    snprintf(directory, sizeof(directory), "%s/log", node->config->data_dir);
+    struct log_role *role = calloc(1, sizeof(*role));
+    if (role == NULL)
+        return -ENOMEM;
+    role->node = node;
+    role->core = core;
+    struct wal_options options = {.directory = directory};
+    int error = wal_open(&options, &role->wal, recovered);
+    if (error < 0) {
+        free(role);
+        return error;
+    }
+    node->log = role;
+    core_handle(core, MESSAGE_LOG_APPEND, on_append, role);
+    core_handle(core, MESSAGE_LOG_RELEASE, on_release, role);
+    core_on_turn_end(core, on_turn_end, role);
+    return 0;
+}
+
+void log_role_stop(struct node *node)
+{
+    struct log_role *role = node->log;
+    wal_close(role->wal);
+    role->wal = NULL; /* the turn-end hook stays registered for the core's life */
+}
+
+/* ---- reading back --------------------------------------------------------------------------- */
+
+struct log_read {
+    struct node *node;
+    uint64_t first, last, bytes_max;
+    struct log_copy *copy;
+    size_t payload_bytes, payload_bytes_max;
+    uint32_t entry_count_max;
+    int64_t result;
+};
+
+static int read_visit(void *context, const struct entry *entry)
+{
+    struct log_read *read = context;
+    struct log_copy *copy = read->copy;
+    if (copy->entry_count == read->entry_count_max ||
+        read->payload_bytes + entry->payload_bytes > read->payload_bytes_max) {
+        if (copy->entry_count > 0)
+            return 1;
+        free(copy->payloads); /* one entry larger than the whole limit */
+        read->payload_bytes_max = entry->payload_bytes;
+        copy->payloads = malloc(read->payload_bytes_max);
+        if (copy->payloads == NULL)
+            return -ENOMEM;
+    }
+    struct entry *kept = &copy->entries[copy->entry_count++];
+    *kept = *entry;
+    kept->payload = copy->payloads + read->payload_bytes;
+    if (entry->payload_bytes > 0)
+        memcpy(copy->payloads + read->payload_bytes, entry->payload, entry->payload_bytes);
+    read->payload_bytes += entry->payload_bytes;
+    return 0;
+}
+
+static void read_run(void *argument)
+{
+    struct log_read *read = argument;
+    read->result =
+        wal_read(read->node->log->wal, read->first, read->last, read->bytes_max, read_visit, read);
+    if (read->result >= 0)
+        read->result = read->copy->entry_count;
+}
+
+int64_t log_role_read(struct node *node, uint64_t first, uint64_t last, uint64_t bytes_max,
+                      struct log_copy *copy)
+{
+    invariant(first <= last);
+    struct log_read read = {.node = node,
+                            .first = first,
+                            .last = last,
+                            .bytes_max = bytes_max,
+                            .copy = copy,
+                            .payload_bytes_max = bytes_max + 4096,
+                            .entry_count_max = (uint32_t)u64_min(last - first + 1, 65536)};
+    *copy = (struct log_copy){0};
+    copy->entries = malloc(read.entry_count_max * sizeof(*copy->entries));
+    copy->payloads = malloc(read.payload_bytes_max);
+    if (copy->entries == NULL || copy->payloads == NULL)
+        read.result = -ENOMEM;
+    else
+        remote_call(node->map.log, read_run, &read);
+    if (read.result < 0)
+        log_copy_destroy(copy);
+    return read.result;
+}
+
+struct log_survey {
+    struct node *node;
+    struct log_note *notes;
+    uint64_t first, last;
+    int error;
+};
+
+static int survey_visit(void *context, const struct entry *entry)
+{
+    struct log_survey *survey = context;
+    if (entry->index > survey->last)
+        return 1;
+    invariant(entry->index >= survey->first);
+    survey->notes[entry->index - survey->first] = (struct log_note){
+        .term = entry->term, .payload_bytes = entry->payload_bytes, .type = entry->type};
+    return 0;
+}
+
+static void survey_run(void *argument)
+{
+    struct log_survey *survey = argument;
+    survey->error = wal_replay(survey->node->log->wal, survey->first, survey_visit, survey);
+}
+
+int log_role_notes(struct node *node, uint64_t first, uint64_t last, struct log_note **notes)
+{
+    invariant(first <= last);
+    struct log_survey survey = {.node = node,
+                                .first = first,
+                                .last = last,
+                                .notes = calloc(last - first + 1, sizeof(struct log_note))};
+    if (survey.notes == NULL)
+        return -ENOMEM;
+    remote_call(node->map.log, survey_run, &survey);
+    if (survey.error < 0) {
+        free(survey.notes);
+        return survey.error;
+    }
+    *notes = survey.notes;
+    return 0;
+}
+
+void log_copy_destroy(struct log_copy *copy)
+{
+    free(copy->entries);
+    free(copy->payloads);
+    *copy = (struct log_copy){0};
+}
+
+const struct wal_stats *log_role_stats(const struct log_role *role)
+{
+    return wal_stats(role->wal);
+}

@@ -1,0 +1,59 @@
+/*
+ * log_role.h - the log core's part of a node: takes batches from the raft core, makes them durable,
+ * hands them back in order; reads entries that left memory.
+ *
+ * Owner     The log core owns the wal and the role; a batch is the log core's from
+ * MESSAGE_LOG_APPEND to MESSAGE_LOG_DURABLE, else the raft core's. Durable   A batch comes back
+ * only when every entry and the hard state in it survive power loss.
+ */
+#ifndef SERVER_LOG_ROLE_H
+#define SERVER_LOG_ROLE_H
+
+#include "consensus/raft.h"
+#include "core/core.h"
+#include "storage/log/wal.h"
+
+struct node;
+
+struct log_batch {
+    struct raft_append append; /* for raft_persisted() */
+    struct wal_append wal;
+    struct log_role *role;
+    uint64_t issued_ns;
+    uint32_t entry_count, entry_count_max;
+    struct entry *entries;
+    struct log_batch *next_free;
+};
+
+/* Fiber of the log core. Opens or creates the log of the node. */
+must_check int log_role_start(struct node *node, struct core *core,
+                              struct wal_recovered *recovered);
+void log_role_stop(struct node *node); /* fiber of the log core; nothing is in flight */
+
+/* Any core's fiber. Copies of the durable entries first.. up to last or about `bytes_max` of
+ * payload (at least one entry). Returns how many, or wal_read()'s error. Free with
+ * log_copy_destroy(). */
+struct log_copy {
+    struct entry *entries;
+    uint32_t entry_count;
+    uint8_t *payloads;
+};
+must_check int64_t log_role_read(struct node *node, uint64_t first, uint64_t last,
+                                 uint64_t bytes_max, struct log_copy *copy);
+void log_copy_destroy(struct log_copy *copy);
+
+/* What consensus must know of an entry that is only on disk. */
+struct log_note {
+    uint64_t term;
+    uint32_t payload_bytes;
+    uint32_t type;
+};
+
+/* Any core's fiber, at start: the notes of entries first..last, in order. Free with free(). */
+must_check int log_role_notes(struct node *node, uint64_t first, uint64_t last,
+                              struct log_note **notes);
+
+/* The log core's: sizes and latencies for status and metrics. */
+const struct wal_stats *log_role_stats(const struct log_role *role);
+
+#endif

@@ -1,0 +1,250 @@
+/*
+ * maintenance_service.c - etcd's Maintenance service, the member list and gRPC health of one node.
+ * Rare calls: they use the generated protobuf code and fibers.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/fiber.h"
+#include "core/invariant.h"
+#include "proto/health.pb-c.h"
+#include "proto/rpc.pb-c.h"
+#include "server/frontend.h"
+#include "server/node_private.h"
+#include "server/service_table.h"
+#include "storage/lsm/lsm.h"
+#include "storage/mvcc/mvcc.h"
+
+static Etcdserverpb__ResponseHeader header_make(struct frontend *frontend, int64_t revision)
+{
+    Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
+    const struct kv_header *now = frontend_header(frontend);
+    header.cluster_id = now->cluster_id;
+    header.member_id = now->member_id;
+    header.raft_term = now->term;
+    header.revision = revision;
+    return header;
+}
+
+static int64_t revision_now(const struct frontend *frontend)
+{
+    return mvcc_shared_state(frontend->node->mvcc_shared).revision;
+}
+
+/* All these messages are small: they fit the direct reply. */
+static void reply_packed(struct rpc_call *call, const ProtobufCMessage *message)
+{
+    size_t bytes = protobuf_c_message_get_packed_size(message);
+    if (bytes > RPC_REPLY_DIRECT_BYTES) {
+        rpc_fail(call, ERR_LIMIT);
+        return;
+    }
+    uint8_t *to = rpc_reply_begin(call, bytes);
+    protobuf_c_message_pack(message, to);
+    rpc_reply_end(call, bytes);
+}
+
+/* ---- Alarm ---------------------------------------------------------------------------------- */
+
+void maintenance_service_alarm(struct rpc_call *call)
+{
+    struct alarm_request request;
+    int error = kv_decode_alarm(call->request, &request);
+    if (error == 0)
+        error = frontend_admit(call);
+    if (error < 0)
+        rpc_fail(call, error);
+    else
+        frontend_propose(call, REQUEST_ALARM, call->request);
+}
+
+void maintenance_service_answer_alarm(struct rpc_call *call, const struct alarm_set *alarms)
+{
+    struct frontend *frontend = call_frontend(call);
+    Etcdserverpb__ResponseHeader header = header_make(frontend, revision_now(frontend));
+    Etcdserverpb__AlarmResponse response = ETCDSERVERPB__ALARM_RESPONSE__INIT;
+    Etcdserverpb__AlarmMember members[ALARMS_MAX];
+    Etcdserverpb__AlarmMember *pointers[ALARMS_MAX];
+    for (uint32_t i = 0; i < alarms->count; i++) {
+        etcdserverpb__alarm_member__init(&members[i]);
+        members[i].memberid = alarms->alarms[i].member;
+        members[i].alarm = (Etcdserverpb__AlarmType)alarms->alarms[i].kind;
+        pointers[i] = &members[i];
+    }
+    response.header = &header;
+    response.n_alarms = alarms->count;
+    response.alarms = pointers;
+    reply_packed(call, &response.base);
+}
+
+/* ---- Status --------------------------------------------------------------------------------- */
+
+void maintenance_service_status(struct rpc_call *call)
+{
+    struct frontend *frontend = call_frontend(call);
+    struct node *node = frontend->node;
+    struct node_shared *shared = &node->shared;
+    struct mvcc_stats stats = mvcc_shared_stats(node->mvcc_shared);
+    Etcdserverpb__ResponseHeader header = header_make(frontend, stats.revision);
+    Etcdserverpb__StatusResponse response = ETCDSERVERPB__STATUS_RESPONSE__INIT;
+    char errors_text[2][64];
+    char *errors[2];
+    response.header = &header;
+    response.version = (char *)NODE_ETCD_VERSION;
+    response.storageversion = (char *)NODE_ETCD_CLUSTER_VERSION;
+    response.dbsize = (int64_t)stats.size_bytes;
+    response.dbsizeinuse = (int64_t)u64_min(stats.size_in_use_bytes, stats.size_bytes);
+    uint64_t quota = alarm_quota_bytes(node);
+    response.dbsizequota = quota == UINT64_MAX ? 0 : (int64_t)quota;
+    response.leader = atomic_load_explicit(&shared->leader, memory_order_relaxed);
+    response.raftterm = header.raft_term;
+    response.raftindex = atomic_load_explicit(&shared->commit_index, memory_order_relaxed);
+    response.raftappliedindex = stats.applied_index;
+    Etcdserverpb__DowngradeInfo downgrade = ETCDSERVERPB__DOWNGRADE_INFO__INIT;
+    response.downgradeinfo = &downgrade;
+    response.errors = errors;
+    if (response.leader == 0) {
+        snprintf(errors_text[0], sizeof(errors_text[0]), "etcdserver: no leader");
+        errors[response.n_errors++] = errors_text[0];
+    }
+    uint64_t alarms = atomic_load_explicit(&shared->alarms, memory_order_relaxed);
+    if (alarms != 0) {
+        snprintf(errors_text[1], sizeof(errors_text[1]), "memberID:%llu alarm:%s",
+                 (unsigned long long)node->identity.member_id,
+                 alarms & (1u << ALARM_CORRUPT) ? "CORRUPT" : "NOSPACE");
+        errors[response.n_errors++] = errors_text[1];
+    }
+    reply_packed(call, &response.base);
+}
+
+void maintenance_service_defragment(struct rpc_call *call)
+{
+    rpc_reply(call,
+              bytes_make(NULL, 0)); /* tables do not fragment; the header is unset, as etcd's */
+}
+
+/* ---- hashes --------------------------------------------------------------------------------- */
+
+struct hash_job {
+    struct rpc_call *call;
+    int64_t revision;
+    bool kv; /* HashKV, else Hash */
+};
+
+static void reply_hash(struct hash_job *job, const struct mvcc_hash *hash)
+{
+    struct frontend *frontend = call_frontend(job->call);
+    Etcdserverpb__ResponseHeader header = header_make(frontend, hash->revision);
+    if (job->kv) {
+        Etcdserverpb__HashKVResponse response = ETCDSERVERPB__HASH_KVRESPONSE__INIT;
+        response.header = &header;
+        response.hash = hash->hash;
+        response.compact_revision = hash->compacted;
+        response.hash_revision = hash->hash_revision;
+        reply_packed(job->call, &response.base);
+    } else {
+        Etcdserverpb__HashResponse response = ETCDSERVERPB__HASH_RESPONSE__INIT;
+        response.header = &header;
+        response.hash = hash->hash;
+        reply_packed(job->call, &response.base);
+    }
+}
+
+static void hash_run(void *argument)
+{
+    struct hash_job *job = argument;
+    struct mvcc_hash hash;
+    int error = mvcc_hash_kv(call_frontend(job->call)->reader, job->revision, &hash);
+    if (error < 0)
+        rpc_fail(job->call, error);
+    else
+        reply_hash(job, &hash);
+    free(job);
+}
+
+static void hash_start(struct rpc_call *call, int64_t revision, bool kv)
+{
+    struct hash_job *job = malloc(sizeof(*job));
+    if (job != NULL) {
+        *job = (struct hash_job){.call = call, .revision = revision, .kv = kv};
+        if (fiber_spawn(call_frontend(call)->core, FIBER_BACKGROUND, hash_run, job) == 0)
+            return;
+    }
+    free(job);
+    rpc_fail(call, ERR_TOO_MANY_REQUESTS);
+}
+
+void maintenance_service_hash(struct rpc_call *call)
+{
+    hash_start(call, 0, false);
+}
+
+void maintenance_service_hash_kv(struct rpc_call *call)
+{
+    Etcdserverpb__HashKVRequest *request =
+        etcdserverpb__hash_kvrequest__unpack(NULL, call->request.size, call->request.data);
+    if (request == NULL) {
+        rpc_fail(call, ERR_MALFORMED);
+        return;
+    }
+    int64_t revision = request->revision;
+    etcdserverpb__hash_kvrequest__free_unpacked(request, NULL);
+    hash_start(call, revision, true);
+}
+
+/* ---- members -------------------------------------------------------------------------------- */
+
+static size_t url_texts(const struct config_urls *urls, char **texts)
+{
+    for (uint32_t i = 0; i < urls->count; i++)
+        texts[i] = (char *)urls->url[i].text;
+    return urls->count;
+}
+
+static void member_list_go(struct rpc_call *call, int error)
+{
+    struct frontend *frontend = call_frontend(call);
+    struct node *node = frontend->node;
+    if (error < 0) {
+        rpc_fail(call, error);
+        return;
+    }
+    Etcdserverpb__ResponseHeader header = header_make(frontend, 0); /* as etcd: no revision here */
+    Etcdserverpb__MemberListResponse response = ETCDSERVERPB__MEMBER_LIST_RESPONSE__INIT;
+    Etcdserverpb__Member member = ETCDSERVERPB__MEMBER__INIT;
+    Etcdserverpb__Member *members[] = {&member};
+    char *peer_urls[CONFIG_URLS_MAX], *client_urls[CONFIG_URLS_MAX];
+    member.id = node->identity.member_id;
+    member.name = (char *)node->config->name;
+    member.n_peerurls = url_texts(&node->config->advertise_peer, peer_urls);
+    member.peerurls = peer_urls;
+    member.n_clienturls = url_texts(&node->config->advertise_client, client_urls);
+    member.clienturls = client_urls;
+    response.header = &header;
+    response.n_members = 1;
+    response.members = members;
+    reply_packed(call, &response.base);
+}
+
+void maintenance_service_member_list(struct rpc_call *call)
+{
+    Etcdserverpb__MemberListRequest *request =
+        etcdserverpb__member_list_request__unpack(NULL, call->request.size, call->request.data);
+    if (request == NULL) {
+        rpc_fail(call, ERR_MALFORMED);
+        return;
+    }
+    bool linearizable = request->linearizable;
+    etcdserverpb__member_list_request__free_unpacked(request, NULL);
+    if (linearizable)
+        frontend_read(call, member_list_go);
+    else
+        member_list_go(call, 0);
+}
+
+void maintenance_service_health_check(struct rpc_call *call)
+{
+    Grpc__Health__V1__HealthCheckResponse response = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+    response.status = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
+    reply_packed(call, &response.base);
+}

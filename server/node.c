@@ -1,0 +1,363 @@
+#include "server/node_private.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "core/core.h"
+#include "core/invariant.h"
+#include "core/logger.h"
+#include "server/apply.h"
+#include "server/frontend.h"
+#include "server/log_role.h"
+#include "server/message.h"
+#include "server/metrics_node.h"
+#include "server/raft_driver.h"
+#include "server/remote.h"
+#include "storage/lsm/lsm.h"
+#include "storage/mvcc/mvcc.h"
+
+#define NODE_STOP_POLL_NS (50 * NS_PER_MS)
+#define NODE_FIBERS_MAX   4096
+
+_Static_assert(MESSAGE_LSM_COUNT >= LSM_MESSAGE_KINDS, "message.h reserves what the LSM asks for");
+_Static_assert(MESSAGE_KIND_COUNT <= MESH_KIND_MAX, "message kinds fit the handler table");
+
+/* ---- memory: how --memory-limit is divided
+ * ------------------------------------------------------- docs/operations/memory.md states the same
+ * shares. */
+
+static uint64_t memory_limit(const struct node *node)
+{
+    return node->memory_limit;
+}
+
+static uint64_t memtable_bytes(const struct node *node)
+{
+    return u64_max(8 * MIB, u64_min(64 * MIB, memory_limit(node) / 16));
+}
+
+static uint64_t block_cache_bytes_per_core(const struct node *node)
+{
+    uint64_t readers = node->map.connections_count + 1;
+    return u64_max(4 * MIB, memory_limit(node) / 8 / readers);
+}
+
+void node_core_options(const struct node *node, uint32_t core, struct core_options *options)
+{
+    const struct config *config = node->config;
+    const struct role_map *map = &node->map;
+    bool connections =
+        core >= map->connections_first && core < map->connections_first + map->connections_count;
+    *options = (struct core_options){
+        .fibers_max = NODE_FIBERS_MAX,
+        .reactor =
+            {
+                .core = core,
+                .core_count = node->core_count,
+                .files_max = 65536,
+                .buffer_bytes = core == map->log || core == map->compaction ? 16 * MIB : 8 * MIB,
+                .recv_buffer_bytes = 16 * 1024,
+                .recv_buffer_count = connections ? 256 : 8,
+                .poll_us = config->poll_us < 0 ? 50 : (uint32_t)config->poll_us,
+            },
+    };
+}
+
+/* ---- start ---------------------------------------------------------------------------------- */
+
+static void node_set_state(struct node *node, enum node_state state)
+{
+    atomic_store_explicit(&node->state, state, memory_order_release);
+}
+
+static void node_fail(struct node *node, const char *what, int error)
+{
+    if (node->failure[0] == '\0')
+        snprintf(node->failure, sizeof(node->failure), "%s: %s", what, err_text(error));
+    log_error("start failed", LOG_TEXT("reason", node->failure));
+    node_set_state(node, NODE_FAILED);
+}
+
+struct start_call {
+    struct node *node;
+    uint32_t core;
+    struct wal_recovered recovered;
+    int error;
+};
+
+static void start_log(void *argument)
+{
+    struct start_call *call = argument;
+    call->error = log_role_start(call->node, core_current(), &call->recovered);
+}
+
+static void start_background(void *argument)
+{
+    struct start_call *call = argument;
+    lsm_background_start(call->node->lsm, core_current());
+}
+
+static void start_frontend(void *argument)
+{
+    struct start_call *call = argument;
+    call->error = frontend_start(call->node, core_current());
+}
+
+static enum lsm_compression compression_of(const char *name)
+{
+    if (strcmp(name, "zstd") == 0)
+        return LSM_COMPRESSION_ZSTD;
+    return strcmp(name, "lz4") == 0 ? LSM_COMPRESSION_LZ4 : LSM_COMPRESSION_NONE;
+}
+
+static int start_tables(struct node *node, struct core *core)
+{
+    char directory[CONFIG_TEXT_BYTES + 8];
+    snprintf(directory, sizeof(directory), "%s/lsm", node->config->data_dir);
+    struct lsm_options options = {
+        .dir = directory,
+        .memtable_bytes = memtable_bytes(node),
+        .block_cache_bytes_per_core = block_cache_bytes_per_core(node),
+        .compression = compression_of(node->config->compression),
+        .compression_top = LSM_COMPRESSION_NONE,
+        .core_count = node->core_count,
+        .message_kind_base = MESSAGE_LSM_FIRST,
+        .random_seed = reactor_random(core_reactor(core)),
+    };
+    mvcc_configure_lsm(node->mvcc_shared, &options);
+    int error = lsm_open(core, &options, &node->lsm);
+    if (error < 0)
+        return error;
+    error = lsm_reader_open(node->lsm, core, &node->raft_reader);
+    if (error < 0)
+        return error;
+    struct mvcc_options mvcc_options = {
+        .shared = node->mvcc_shared, .lsm = node->lsm, .lsm_reader = node->raft_reader};
+    error = mvcc_open(&mvcc_options, &node->mvcc);
+    if (error < 0)
+        return error;
+    return alarm_load(node, node->mvcc);
+}
+
+/* Log and tables must fit together: the log has to begin at or below what the tables contain. */
+static int start_check_recovered(struct node *node, const struct wal_recovered *recovered)
+{
+    uint64_t applied = mvcc_applied_index(node->mvcc);
+    switch (recovered->verdict) {
+    case WAL_VERDICT_EMPTY:
+    case WAL_VERDICT_OK:
+    case WAL_VERDICT_TORN:
+        break;
+    case WAL_VERDICT_FAULTY:
+    case WAL_VERDICT_FENCED:
+        snprintf(node->failure, sizeof(node->failure),
+                 "the log is damaged and no other member has a copy: %s; restore a backup or start "
+                 "with an empty --data-dir",
+                 recovered->reason);
+        return ERR_CORRUPT;
+    }
+    if (recovered->first_index > applied + 1 || recovered->last_index < applied) {
+        snprintf(node->failure, sizeof(node->failure),
+                 "log entries %llu to %llu do not continue the tables, which contain entries up to "
+                 "%llu; files of log/ or lsm/ are missing: restore a backup",
+                 (unsigned long long)recovered->first_index,
+                 (unsigned long long)recovered->last_index, (unsigned long long)applied);
+        return ERR_CORRUPT;
+    }
+    return 0;
+}
+
+static int start_consensus(struct node *node, struct core *core,
+                           const struct wal_recovered *recovered)
+{
+    struct raft_start start = {
+        .hard_state = recovered->hard_state,
+        .compacted_index = mvcc_applied_index(node->mvcc),
+        .compacted_term = mvcc_applied_term(node->mvcc),
+        .last_index = recovered->last_index,
+        .last_term = recovered->last_term,
+        .applied_index = mvcc_applied_index(node->mvcc),
+    };
+    bool added = raft_id_set_add(&start.config.voters, node->identity.member_id);
+    invariant(added);
+    return raft_driver_start(node, core, &start);
+}
+
+static void wait_until_leading(struct node *node, struct core *core)
+{
+    const struct raft *raft = &node->raft->raft;
+    while (
+        !atomic_load(&node->stop_requested) &&
+        (raft->role != RAFT_ROLE_LEADER || apply_index(node->raft->apply) < raft->term_start_index))
+        fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
+}
+
+static int start_roles(struct node *node, struct core *core, struct start_call *call)
+{
+    remote_call(node->map.log, start_log, call);
+    if (call->error < 0)
+        return call->error;
+    int error = start_tables(node, core);
+    if (error < 0)
+        return error;
+    error = start_check_recovered(node, &call->recovered);
+    if (error < 0)
+        return error;
+    remote_call(node->map.compaction, start_background, call);
+    error = start_consensus(node, core, &call->recovered);
+    if (error < 0)
+        return error;
+    wait_until_leading(node, core);
+    for (uint32_t i = 0; i < node->map.connections_count; i++) {
+        remote_call(node->map.connections_first + i, start_frontend, call);
+        if (call->error < 0)
+            return call->error;
+    }
+    return metrics_node_register(node);
+}
+
+static void node_boot(void *argument)
+{
+    struct node *node = argument;
+    struct core *core = core_current();
+    uint64_t began_ns = core_now_ns(core);
+    int error = identity_open(node->config, &node->identity, &node->lock, node->failure,
+                              sizeof(node->failure));
+    if (error < 0) {
+        node_fail(node, "identity", error);
+        return;
+    }
+    struct start_call call = {.node = node};
+    error = start_roles(node, core, &call);
+    if (error == 0)
+        error = frontend_listen(node, core);
+    if (error < 0) {
+        node_fail(node, "start", error);
+        return;
+    }
+    log_info("ready to serve client requests", LOG_TEXT("name", node->config->name),
+             LOG_HEX("member_id", node->identity.member_id),
+             LOG_HEX("cluster_id", node->identity.cluster_id),
+             LOG_TEXT("client_url", node->config->listen_client.url[0].text),
+             LOG_U64("cores", node->core_count), LOG_U64("log_first", call.recovered.first_index),
+             LOG_U64("log_last", call.recovered.last_index),
+             LOG_U64("start_ms", (core_now_ns(core) - began_ns) / NS_PER_MS));
+    node_set_state(node, NODE_READY);
+}
+
+/* ---- stop ----------------------------------------------------------------------------------- */
+
+static void stop_frontend(void *argument)
+{
+    struct start_call *call = argument;
+    frontend_stop(call->node, core_current());
+}
+
+static void stop_background(void *argument)
+{
+    struct start_call *call = argument;
+    lsm_background_stop(call->node->lsm);
+}
+
+static void stop_log(void *argument)
+{
+    struct start_call *call = argument;
+    log_role_stop(call->node);
+}
+
+static void node_halt(void *argument)
+{
+    struct node *node = argument;
+    struct start_call call = {.node = node};
+    log_info("stopping", LOG_U64("revision", (uint64_t)mvcc_revision(node->mvcc)));
+    frontend_close_listeners(node);
+    for (uint32_t i = 0; i < node->map.connections_count; i++)
+        remote_call(node->map.connections_first + i, stop_frontend, &call);
+    raft_driver_stop(node);
+    remote_call(node->map.compaction, stop_background, &call);
+    fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS); /* lsm.h: one turn in between */
+    mvcc_close(node->mvcc);
+    lsm_reader_close(node->raft_reader);
+    lsm_close(node->lsm);
+    remote_call(node->map.log, stop_log, &call);
+    await_close(&node->lock);
+    node_set_state(node, NODE_STOPPED);
+}
+
+static void on_stop_poll(struct timer *timer)
+{
+    struct node *node = container_of(timer, struct node, stop_poll);
+    struct core *core = core_current();
+    if (atomic_load_explicit(&node->stop_requested, memory_order_acquire) &&
+        node_state(node) == NODE_READY) {
+        node_set_state(node, NODE_STOPPING);
+        int error = fiber_spawn(core, FIBER_LATENCY, node_halt, node);
+        if (error == 0)
+            return;
+        node_set_state(node, NODE_READY);
+    }
+    timer_start(core_timers(core), timer, core_now_ns(core) + NODE_STOP_POLL_NS);
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+int node_create(const struct config *config, uint32_t core_count, uint64_t memory_bytes,
+                struct node **out)
+{
+    struct node *node =
+        aligned_alloc(CACHE_LINE_BYTES, u64_round_up(sizeof(struct node), CACHE_LINE_BYTES));
+    if (node == NULL)
+        return -ENOMEM;
+    memset(node, 0, sizeof(*node));
+    node->config = config;
+    node->core_count = core_count;
+    node->memory_limit =
+        config->memory_limit != 0 ? config->memory_limit : u64_min(memory_bytes / 4, 2 * GIB);
+    node->lock.fd = -1;
+    role_map_compute(&node->map, core_count);
+    int error = metrics_create(&node->metrics);
+    node->mvcc_shared = mvcc_shared_create();
+    if (error < 0 || node->mvcc_shared == NULL) {
+        free(node);
+        return error < 0 ? error : -ENOMEM;
+    }
+    *out = node;
+    return 0;
+}
+
+void node_destroy(struct node *node)
+{
+    metrics_destroy(node->metrics);
+    mvcc_shared_destroy(node->mvcc_shared);
+    free(node);
+}
+
+int node_attach(struct node *node, struct core *core)
+{
+    uint32_t id = core_id(core);
+    node->cores[id] = core;
+    remote_init(core);
+    frontend_attach(node, core);
+    if (id != node->map.raft)
+        return 0;
+    node->started_wall_ns = reactor_wall_ns(core_reactor(core));
+    timer_init(&node->stop_poll, on_stop_poll);
+    timer_start(core_timers(core), &node->stop_poll, core_now_ns(core) + NODE_STOP_POLL_NS);
+    return fiber_spawn(core, FIBER_LATENCY, node_boot, node);
+}
+
+enum node_state node_state(const struct node *node)
+{
+    return (enum node_state)atomic_load_explicit(&node->state, memory_order_acquire);
+}
+
+const char *node_failure(const struct node *node)
+{
+    return node->failure;
+}
+
+void node_request_stop(struct node *node)
+{
+    atomic_store_explicit(&node->stop_requested, true, memory_order_release);
+}

@@ -1,0 +1,81 @@
+/*
+ * node_private.h - what the roles of one node share. Included by server/ only.
+ *
+ * Owner     Each role struct belongs to the core that hosts the role; `struct node_shared` has one
+ *           writer a field, named beside it, and any reader.
+ */
+#ifndef SERVER_NODE_PRIVATE_H
+#define SERVER_NODE_PRIVATE_H
+
+#include <stdatomic.h>
+
+#include "core/metrics.h"
+#include "server/alarm.h"
+#include "server/identity.h"
+#include "server/node.h"
+
+/* The API level that clients are told; /version and Status report it. */
+#define NODE_ETCD_VERSION         "3.6.5"
+#define NODE_ETCD_CLUSTER_VERSION "3.6.0"
+
+struct raft_driver;
+struct log_role;
+struct frontend;
+struct listener;
+struct lsm;
+struct lsm_reader;
+struct mvcc;
+struct mvcc_shared;
+
+struct role_map {
+    uint32_t raft, log, compaction;
+    uint32_t connections_first, connections_count; /* consecutive cores */
+};
+
+/* Written by the raft core. */
+struct node_shared {
+    _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t term;
+    _Atomic uint64_t leader;     /* member id, 0 = none */
+    _Atomic uint64_t last_index; /* of the log */
+    _Atomic uint64_t commit_index;
+    _Atomic uint64_t alarms;    /* bit per enum alarm_kind: raised for this member */
+    _Atomic uint32_t admission; /* 0 = admit writes, else lsm_pressure() at 100 */
+    _Atomic uint64_t leader_changes;
+    _Atomic bool log_space_low; /* the log core's: no further segment can be prepared */
+    _Atomic uint64_t proposals_committed, proposals_applied, proposals_failed;
+    _Atomic int64_t proposals_pending;
+};
+
+struct node {
+    const struct config *config;
+    struct role_map map;
+    uint32_t core_count;
+    uint64_t memory_limit;
+    struct identity identity;
+    struct io_file lock;
+    struct metrics *metrics;
+    struct mvcc_shared *mvcc_shared; /* any core reads */
+    struct lsm *lsm;                 /* raft core's, handles shared by readers */
+    struct core *cores[CONFIG_CORES_MAX];
+
+    struct raft_driver *raft;
+    struct log_role *log;
+    struct lsm_reader *raft_reader; /* raft core's */
+    struct mvcc *mvcc;              /* raft core's */
+    struct alarm_set alarms;        /* raft core's */
+    struct frontend *frontends[CONFIG_CORES_MAX];
+
+    struct listener *listeners[2 * CONFIG_URLS_MAX]; /* raft core's */
+    uint32_t listener_count;
+
+    struct node_shared shared;
+    _Atomic uint32_t state; /* enum node_state */
+    _Atomic bool stop_requested;
+    struct timer stop_poll; /* on the raft core */
+    char failure[1024];
+    int64_t started_wall_ns;
+};
+
+void role_map_compute(struct role_map *map, uint32_t core_count);
+
+#endif

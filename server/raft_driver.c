@@ -1,0 +1,397 @@
+#include "server/raft_driver.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "core/invariant.h"
+#include "core/logger.h"
+#include "core/probe.h"
+#include "server/apply.h"
+#include "server/message.h"
+#include "server/node_private.h"
+#include "server/proposal.h"
+
+/* A question to consensus whose answer was lost is put again after this, under a new id. */
+#define READ_RETRY_NS (500 * NS_PER_MS)
+
+/* ---- the log lane --------------------------------------------------------------------------- */
+
+static struct log_batch *batch_take(struct raft_driver *driver, uint32_t entry_count)
+{
+    struct log_batch *batch = driver->batches_free;
+    if (batch != NULL) {
+        driver->batches_free = batch->next_free;
+    } else {
+        batch = calloc(1, sizeof(*batch));
+        invariant(batch != NULL);
+    }
+    if (batch->entry_count_max < entry_count) {
+        batch->entry_count_max = (uint32_t)u64_max(entry_count, batch->entry_count_max * 2);
+        batch->entries = realloc(batch->entries, batch->entry_count_max * sizeof(*batch->entries));
+        invariant(batch->entries != NULL);
+    }
+    memset(&batch->wal, 0, sizeof(batch->wal));
+    queue_link_init(&batch->wal.link);
+    batch->entry_count = 0;
+    return batch;
+}
+
+static void batch_give(struct raft_driver *driver, struct log_batch *batch)
+{
+    batch->next_free = driver->batches_free;
+    driver->batches_free = batch;
+}
+
+static void issue_append(struct raft_driver *driver, const struct raft_ready *ready)
+{
+    uint64_t first = ready->append_first, last = ready->append_last;
+    uint32_t count = first == 0 ? 0 : (uint32_t)(last - first + 1);
+    struct log_batch *batch = batch_take(driver, count);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct entry *entry = raft_entry(&driver->raft, first + i);
+        invariant(entry != NULL); /* what is not durable is in memory */
+        batch->entries[batch->entry_count++] = *entry;
+    }
+    batch->append = ready->append;
+    batch->issued_ns = core_now_ns(driver->core);
+    batch->wal.kind = WAL_APPEND_ENTRIES;
+    batch->wal.entries = batch->entries;
+    batch->wal.entry_count = batch->entry_count;
+    batch->wal.has_hard_state = ready->hard_state_changed || count == 0;
+    batch->wal.hard_state = ready->hard_state;
+    struct mesh_message message = {.kind = MESSAGE_LOG_APPEND, .word = {(uintptr_t)batch}};
+    core_post(driver->core, driver->node->map.log, &message);
+    probe2(raft_append, ready->append.last_index, count);
+}
+
+static void on_log_durable(void *context, struct core *core, const struct mesh_message *message)
+{
+    struct raft_driver *driver = context;
+    struct log_batch *batch = (struct log_batch *)(uintptr_t)message->word[0];
+    histogram_record(&driver->commit_ns, core_now_ns(core) - batch->issued_ns);
+    raft_persisted(&driver->raft, &batch->append);
+    lsm_set_durable_index(driver->node->lsm, driver->raft.log.durable_index);
+    batch_give(driver, batch);
+}
+
+/* ---- reads ---------------------------------------------------------------------------------- */
+
+static struct read_wait *read_at(struct raft_driver *driver, uint32_t offset)
+{
+    return &driver->reads[(driver->reads_first + offset) & (RAFT_DRIVER_READS_MAX - 1)];
+}
+
+static void read_finish(struct raft_driver *driver, const struct read_wait *wait, int error)
+{
+    struct mesh_message message = {.kind = MESSAGE_READ_INDEX_DONE,
+                                   .word = {wait->batch, (uint64_t)(int64_t)error}};
+    core_post(driver->core, wait->core, &message);
+}
+
+static void on_read_index(void *context, struct core *core maybe_unused,
+                          const struct mesh_message *message)
+{
+    struct raft_driver *driver = context;
+    struct read_wait wait = {.batch = message->word[0], .core = message->from};
+    if (driver->reads_count == RAFT_DRIVER_READS_MAX) {
+        read_finish(driver, &wait, ERR_TOO_MANY_REQUESTS);
+        return;
+    }
+    *read_at(driver, driver->reads_count++) = wait; /* id 0: not asked yet */
+    driver->read_wanted = true;
+}
+
+/* One question for every wait that has none. */
+static void reads_ask(struct raft_driver *driver)
+{
+    if (!driver->read_wanted)
+        return;
+    uint64_t id = driver->read_id + 1;
+    if (raft_read_index(&driver->raft, id) < 0)
+        return; /* no leader, or full: next turn asks again; the reader's own deadline bounds it */
+    driver->read_id = id;
+    driver->read_wanted = false;
+    driver->read_asked_ns = core_now_ns(driver->core);
+    for (uint32_t i = driver->reads_count; i-- > 0 && read_at(driver, i)->id == 0;)
+        read_at(driver, i)->id = id;
+}
+
+static void reads_void(struct raft_driver *driver)
+{
+    for (uint32_t i = 0; i < driver->reads_count; i++)
+        if (read_at(driver, i)->index == 0) {
+            read_at(driver, i)->id = 0;
+            driver->read_wanted = true;
+        }
+}
+
+static void reads_answered(struct raft_driver *driver, const struct raft_ready *ready)
+{
+    for (uint32_t r = 0; r < ready->read_count; r++)
+        for (uint32_t i = 0; i < driver->reads_count; i++)
+            if (read_at(driver, i)->id == ready->reads[r].id && read_at(driver, i)->index == 0)
+                read_at(driver, i)->index = u64_max(ready->reads[r].index, 1);
+}
+
+/* In order: an index asked for later is never lower. */
+static void reads_release(struct raft_driver *driver)
+{
+    uint64_t applied = apply_index(driver->apply);
+    while (driver->reads_count > 0) {
+        struct read_wait *wait = read_at(driver, 0);
+        if (wait->index == 0 || wait->index > applied)
+            break;
+        read_finish(driver, wait, 0);
+        driver->reads_first = (driver->reads_first + 1) & (RAFT_DRIVER_READS_MAX - 1);
+        driver->reads_count--;
+    }
+}
+
+/* ---- proposals ------------------------------------------------------------------------------ */
+
+static void on_propose(void *context, struct core *core maybe_unused,
+                       const struct mesh_message *message)
+{
+    struct raft_driver *driver = context;
+    struct proposal *proposal = (struct proposal *)(uintptr_t)message->word[0];
+    queue_append(&driver->proposals, &proposal->link);
+    probe1(raft_propose, proposal->payload_bytes);
+}
+
+static void proposal_fail(struct raft_driver *driver, struct proposal *proposal, int error)
+{
+    proposal->error = error;
+    proposal->finished = proposal->released = true;
+    atomic_fetch_add_explicit(&driver->node->shared.proposals_failed, 1, memory_order_relaxed);
+    apply_send_home(driver->apply, proposal);
+}
+
+/* Entries are built in place; consensus sets index and term. Writes that tables and memtables cannot
+ * take yet wait here, before the log: never inside the apply loop. */
+static void propose_queued(struct raft_driver *driver)
+{
+    while (!queue_is_empty(&driver->proposals) && lsm_pressure(driver->node->lsm) < 100) {
+        struct entry entries[RAFT_DRIVER_PROPOSALS_MAX / 16];
+        struct proposal *taken[ARRAY_COUNT(entries)];
+        uint32_t count = 0;
+        struct queue_link *link = driver->proposals.first;
+        for (; link != NULL && count < ARRAY_COUNT(entries); link = link->next) {
+            struct proposal *proposal = container_of(link, struct proposal, link);
+            taken[count] = proposal;
+            entries[count++] = (struct entry){.type = ENTRY_NORMAL,
+                                              .payload = proposal->payload,
+                                              .payload_bytes = proposal->payload_bytes,
+                                              .payload_crc = proposal->payload_crc};
+        }
+        uint64_t first = 0;
+        int error = raft_propose(&driver->raft, entries, count, &first);
+        if (error == ERR_FULL || error == ERR_TOO_MANY_REQUESTS)
+            return; /* window full: they stay queued until entries are applied */
+        for (uint32_t i = 0; i < count; i++) {
+            struct queue_link *popped = queue_pop(&driver->proposals);
+            invariant(popped == &taken[i]->link);
+            if (error < 0)
+                proposal_fail(driver, taken[i], error);
+        }
+    }
+}
+
+/* Consensus is done with the entry's payload: it was applied, or cut from the log. */
+static void on_release(void *context, const struct entry *entry)
+{
+    struct raft_driver *driver = context;
+    if (entry->payload_bytes > 0)
+        apply_payload_released(driver->apply, entry);
+}
+
+static int on_lookup(void *context, uint64_t index, struct entry *entry)
+{
+    const struct raft_driver *driver = context;
+    if (index < driver->notes_first || index >= driver->notes_first + driver->notes_count)
+        return ERR_UNAVAILABLE; /* a single voter does not ask for what left its window */
+    const struct log_note *note = &driver->notes[index - driver->notes_first];
+    *entry = (struct entry){.index = index,
+                            .term = note->term,
+                            .payload_bytes = note->payload_bytes,
+                            .type = note->type};
+    return 0;
+}
+
+static int on_snapshot(void *context maybe_unused, uint64_t peer maybe_unused,
+                       struct raft_snapshot *snapshot maybe_unused)
+{
+    return ERR_UNAVAILABLE;
+}
+
+/* ---- the turn ------------------------------------------------------------------------------- */
+
+static void publish(struct raft_driver *driver)
+{
+    struct node_shared *shared = &driver->node->shared;
+    const struct raft_log *log = &driver->raft.log;
+    atomic_store_explicit(&shared->last_index, log->last_index, memory_order_relaxed);
+    atomic_store_explicit(&shared->commit_index, log->committed_index, memory_order_relaxed);
+    atomic_store_explicit(&shared->proposals_pending,
+                          (int64_t)(log->last_index - log->committed_index), memory_order_relaxed);
+    atomic_store_explicit(&shared->admission, lsm_pressure(driver->node->lsm),
+                          memory_order_relaxed);
+}
+
+static void leadership_changed(struct raft_driver *driver, const struct raft_ready *ready)
+{
+    struct node_shared *shared = &driver->node->shared;
+    uint64_t before = atomic_load_explicit(&shared->leader, memory_order_relaxed);
+    if (before != ready->leader && ready->leader != 0)
+        atomic_fetch_add_explicit(&shared->leader_changes, 1, memory_order_relaxed);
+    atomic_store_explicit(&shared->term, ready->term, memory_order_release);
+    atomic_store_explicit(&shared->leader, ready->leader, memory_order_release);
+    log_info("leadership changed", LOG_TEXT("role", raft_role_name(ready->role)),
+             LOG_HEX("leader", ready->leader), LOG_U64("term", ready->term));
+    reads_void(driver);
+}
+
+static void drain_ready(struct raft_driver *driver)
+{
+    struct raft_ready ready;
+    while (raft_ready(&driver->raft, &ready)) {
+        if (ready.leadership_changed)
+            leadership_changed(driver, &ready);
+        invariant(ready.message_count == 0); /* no peers */
+        if (ready.append.sequence != 0)
+            issue_append(driver, &ready);
+        if (ready.apply_last != 0)
+            apply_extend(driver->apply, ready.apply_last);
+        reads_answered(driver, &ready);
+    }
+}
+
+static void on_turn_end(void *context)
+{
+    struct raft_driver *driver = context;
+    if (driver->stopping)
+        return;
+    propose_queued(driver);
+    reads_ask(driver);
+    drain_ready(driver);
+    reads_release(driver);
+    publish(driver);
+    core_expect_soon(driver->core, driver->raft.log.last_index != driver->raft.log.applied_index);
+}
+
+void raft_driver_applied(struct raft_driver *driver, uint64_t index)
+{
+    raft_applied(&driver->raft, index);
+    reads_release(driver);
+    if (driver->notes != NULL && index >= driver->notes_first + driver->notes_count - 1) {
+        free(driver->notes);
+        driver->notes = NULL;
+        driver->notes_count = 0;
+    }
+}
+
+/* What flushed tables contain, the log need not keep. */
+static void release_log(struct raft_driver *driver)
+{
+    uint64_t flushed = lsm_flushed_index(driver->node->lsm);
+    if (flushed <= driver->released_index)
+        return;
+    driver->released_index = flushed;
+    struct mesh_message message = {.kind = MESSAGE_LOG_RELEASE, .word = {flushed}};
+    core_post(driver->core, driver->node->map.log, &message);
+}
+
+static void on_timer(struct timer *timer)
+{
+    struct raft_driver *driver = container_of(timer, struct raft_driver, timer);
+    uint64_t now_ns = core_now_ns(driver->core);
+    int error = raft_tick(&driver->raft, now_ns);
+    invariant(error == 0 || error == ERR_FULL); /* full: drained at the end of this turn */
+    release_log(driver);
+    if (driver->reads_count > 0 && read_at(driver, 0)->index == 0 &&
+        now_ns - driver->read_asked_ns > READ_RETRY_NS)
+        reads_void(driver);
+    uint64_t next_ns = raft_deadline_ns(&driver->raft);
+    timer_start(core_timers(driver->core), timer,
+                u64_min(u64_max(next_ns, now_ns + NS_PER_MS), now_ns + 100 * NS_PER_MS));
+}
+
+/* ---- life ----------------------------------------------------------------------------------- */
+
+static void driver_options(const struct node *node, struct core *core, struct raft_options *options)
+{
+    raft_options_default(options);
+    options->id = node->identity.member_id;
+    options->seed = reactor_random(core_reactor(core));
+    options->election_timeout_ns = node->config->election_timeout_ms * NS_PER_MS;
+    options->election_jitter_ns = options->election_timeout_ns / 2;
+    options->heartbeat_ns = node->config->heartbeat_interval_ms * NS_PER_MS;
+    options->single_voter_starts = true;
+}
+
+int raft_driver_start(struct node *node, struct core *core, const struct raft_start *start)
+{
+    struct raft_options options;
+    int error = -ENOMEM;
+    struct raft_driver *driver = calloc(1, sizeof(*driver));
+    if (driver == NULL)
+        return -ENOMEM;
+    driver_options(node, core, &options);
+    driver->node = node;
+    driver->core = core;
+    queue_init(&driver->proposals, QUEUE_UNBOUNDED); /* bounded by the connection cores' windows */
+    histogram_init(&driver->commit_ns);
+    driver->reads = calloc(RAFT_DRIVER_READS_MAX, sizeof(*driver->reads));
+    driver->raft_memory = aligned_alloc(64, u64_round_up(raft_memory_bytes(&options), 64));
+    if (driver->reads == NULL || driver->raft_memory == NULL)
+        goto fail;
+    if (start->last_index > start->applied_index) {
+        driver->notes_first = start->applied_index + 1;
+        driver->notes_count = start->last_index - start->applied_index;
+        error = log_role_notes(node, driver->notes_first, start->last_index, &driver->notes);
+        if (error < 0)
+            goto fail;
+    }
+    struct raft_storage storage = {
+        .context = driver, .lookup = on_lookup, .snapshot = on_snapshot, .release = on_release};
+    error =
+        raft_init(&driver->raft, &options, &storage, start, driver->raft_memory, core_now_ns(core));
+    if (error < 0)
+        goto fail;
+    error = apply_start(node, driver, core, start->applied_index, &driver->apply);
+    if (error < 0)
+        goto fail;
+    node->raft = driver;
+    core_handle(core, MESSAGE_PROPOSE, on_propose, driver);
+    core_handle(core, MESSAGE_READ_INDEX, on_read_index, driver);
+    core_handle(core, MESSAGE_LOG_DURABLE, on_log_durable, driver);
+    core_on_turn_end(core, on_turn_end, driver);
+    timer_init(&driver->timer, on_timer);
+    timer_start(core_timers(core), &driver->timer, core_now_ns(core));
+    return 0;
+fail:
+    free(driver->notes);
+    free(driver->raft_memory);
+    free(driver->reads);
+    free(driver);
+    return error;
+}
+
+static bool driver_is_quiet(const struct raft_driver *driver)
+{
+    const struct raft_log *log = &driver->raft.log;
+    return queue_is_empty(&driver->proposals) && log->last_index == log->durable_index &&
+           log->applied_index == log->committed_index &&
+           apply_index(driver->apply) == log->applied_index;
+}
+
+/* Clients are gone; what they left in the log is finished, a bounded time. */
+void raft_driver_stop(struct node *node)
+{
+    struct raft_driver *driver = node->raft;
+    uint64_t deadline_ns = core_now_ns(driver->core) + 5 * NS_PER_S;
+    while (!driver_is_quiet(driver) && core_now_ns(driver->core) < deadline_ns)
+        fiber_sleep_until(core_now_ns(driver->core) + NS_PER_MS);
+    timer_stop(core_timers(driver->core), &driver->timer);
+    driver->stopping = true;
+    apply_stop(driver->apply);
+}

@@ -1,0 +1,76 @@
+/*
+ * raft_driver.h - the raft core's part of a node: drives consensus, feeds the log, runs the apply
+ * loop.
+ *
+ * Story     Proposals that arrive in a turn are proposed as one batch at its end; what consensus
+ * wants persisted goes to the log core as one batch; what it wants applied is executed by one
+ * fiber, in order, against the state machine (server/apply.h). Reads that ask for an index in the
+ *           same turn share one question to consensus.
+ * Owner     The raft core.
+ * Durable   A proposal comes home successful only after its entry is committed, which for a single
+ *           voter means durable on this node's own disk.
+ * Errors    A proposal comes home with ERR_NO_LEADER, ERR_NOT_LEADER or ERR_DROPPED when it surely
+ * is not in the log. Limits    RAFT_DRIVER_PROPOSALS_MAX proposals in one batch; the rest wait for
+ * the next.
+ */
+#ifndef SERVER_RAFT_DRIVER_H
+#define SERVER_RAFT_DRIVER_H
+
+#include "consensus/raft.h"
+#include "core/core.h"
+#include "core/fiber.h"
+#include "core/histogram.h"
+#include "core/timer.h"
+#include "server/log_role.h"
+
+#define RAFT_DRIVER_PROPOSALS_MAX 1024
+#define RAFT_DRIVER_READS_MAX     4096 /* power of two: cores x batches waiting */
+
+struct apply;
+struct node;
+
+/* One connection core's batch of reads, waiting for its index to be known and applied. */
+struct read_wait {
+    uint64_t id;    /* consensus' request; shared by all of one turn */
+    uint64_t index; /* 0 = not known yet */
+    uint64_t batch; /* the asking core's number */
+    uint32_t core;
+};
+
+struct raft_driver {
+    struct node *node;
+    struct core *core;
+    struct raft raft;
+    void *raft_memory;
+    struct timer timer;
+    struct queue proposals; /* struct proposal, in order of arrival */
+    struct apply *apply;
+
+    /* Reads: ring [reads_first, reads_first + reads_count), ids ascending. */
+    struct read_wait *reads;
+    uint32_t reads_first, reads_count;
+    uint64_t read_id;       /* of the newest question */
+    bool read_wanted;       /* waits of this turn need a new question */
+    uint64_t read_asked_ns; /* when the newest question was put */
+
+    struct log_batch *batches_free;
+    bool stopping;
+
+    /* Entries [notes_first, notes_first + notes_count) that a restart found on disk; dropped once they
+     * are applied. */
+    struct log_note *notes;
+    uint64_t notes_first, notes_count;
+    uint64_t released_index; /* the log core was told that it may drop entries up to here */
+
+    struct histogram commit_ns; /* batch issued to durable, seen from here */
+};
+
+/* Fiber of the raft core. `start` as recovered; the state machine is open. */
+must_check int raft_driver_start(struct node *node, struct core *core,
+                                 const struct raft_start *start);
+void raft_driver_stop(struct node *node); /* fiber; returns when nothing is in flight */
+
+/* The apply loop executed everything up to `index`. */
+void raft_driver_applied(struct raft_driver *driver, uint64_t index);
+
+#endif
