@@ -2,7 +2,8 @@
  * core.h - one pinned core: a reactor, its timers, fibers and rings, and the turn that drives them.
  *
  * Story     A turn: reap completions, drain rings, run ready fibers (latency class first,
- * background for what is left of its share), fire timers, run the turn-end hooks (where roles flush
+ *           background for what is left of its share), fire timers, run the turn-end hooks (where
+ *           roles flush
  *           the batch that this turn gathered). Ring drain, fibers, timers and hooks repeat within
  *           a turn while they produce local work, a bounded number of rounds, so that on one core a
  *           request passes all roles in one turn. What was started is submitted by the poll that

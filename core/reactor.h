@@ -1,13 +1,13 @@
 /*
  * reactor.h - one core's door to time, disk, sockets, randomness and the wake-up of other cores.
  *
- * Story     One header, two object files chosen at link time: core/reactor_uring.c opens the door on
- *           Linux's io_uring, tests/sim/reactor_sim.c on a simulated world. Nothing else in the
+ * Story     One header, two object files chosen at link time: core/reactor_uring.c opens the door
+ *           on Linux's io_uring, tests/sim/reactor_sim.c on a simulated world. Nothing else in the
  *           tree touches the kernel, a clock or a random source (a test proves it with nm).
  * Owner     The thread that called reactor_create(), for every call below save reactor_wake().
  * Threads   Owner only, save reactor_interrupt(). reactor_wake() names the caller's own reactor
  *           first.
- * Completion  An io_op completes exactly once; `done` never runs inside the call that started it,
+ * Completion An io_op completes exactly once; `done` never runs inside the call that started it,
  *           only inside reactor_poll(). Cancellation also ends in `done`. The op, and every buffer,
  *           path and iovec it names, stay valid until then. Operations may complete, and become
  *           durable, in any order.

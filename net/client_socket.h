@@ -3,7 +3,8 @@
  * into one send, receive.
  *
  * Story     A struct client_set belongs to one core and flushes, at the end of each round of a
- * turn, every socket of its that has something to send. The protocol on top (native_client.c,
+ *           turn, every socket of its that has something to send. The protocol on top
+ *           (native_client.c,
  *           grpc_client.c) fills `out`.
  * Owner     The set's core. A socket is embedded in its protocol's client.
  * Errors    `closed` runs exactly once after client_socket_open(), with a negative errno or error,

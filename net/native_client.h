@@ -3,12 +3,13 @@
  * flight, answered in any order.
  *
  * Story     native_client_call() encodes straight into the connection's output; everything of a
- * turn leaves in one send. Replies are handed over in place; the parts of a large one are put
+ *           turn leaves in one send. Replies are handed over in place; the parts of a large one are
+ *           put
  *           together first.
  * Owner     The core of the client_set. The client is the caller's memory until `closed`.
  * Limits    calls_max in flight, then ERR_FULL; messages up to NATIVE_CLIENT_MESSAGE_BYTES_MAX.
  * Errors    Every accepted call is answered exactly once by its last reply: also when the
- * connection ends (ERR_CLOSED: whether the server executed it is not known).
+ *           connection ends (ERR_CLOSED: whether the server executed it is not known).
  */
 #ifndef NET_NATIVE_CLIENT_H
 #define NET_NATIVE_CLIENT_H

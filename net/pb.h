@@ -8,7 +8,7 @@
  * Owner     The input outlives the views.
  * Threads   Any.
  * Errors    pb_next() answers 1 for a field, 0 at the end, ERR_MALFORMED for truncation, a varint
- * of more than 64 bits, field number 0, groups (types 3 and 4) or types 6 and 7.
+ *           of more than 64 bits, field number 0, groups (types 3 and 4) or types 6 and 7.
  */
 #ifndef NET_PB_H
 #define NET_PB_H

@@ -2,12 +2,13 @@
  * apply.h - the apply loop: one fiber of the raft core executes committed entries in log order.
  *
  * Story     Entries come from consensus' window, or, after a restart, from the log on disk. A batch
- * is executed against storage/mvcc, committed to the memtable as one unit with its applied index,
- *           and only then reported: replies leave and waiting reads go on.
+ *           is executed against storage/mvcc, committed to the memtable as one unit with its
+ *           applied index, and only then reported: replies leave and waiting reads go on.
  * Owner     The raft core. Only writer of the state machine.
  * Errors    An error of the request itself is its result. An error of the storage (a block that
- * cannot be read) stops the loop and the process: the state machine must not skip an entry. Limits
- * APPLY_BATCH_MAX entries between two commits.
+ *           cannot be read) stops the loop and the process: the state machine must not skip an
+ *           entry.
+ * Limits    APPLY_BATCH_MAX entries between two commits.
  */
 #ifndef SERVER_APPLY_H
 #define SERVER_APPLY_H

@@ -4,13 +4,14 @@
  *
  * Story     One table (config.c) names every flag with its kind, default and standing: used here;
  *           etcd's but without meaning here (accepted, one warning); etcd's and not supported
- * (refused unless it is given its default, because ignoring it would change behaviour or safety).
- *           Order of effect: defaults, ETCD_* variables, flags; a repeated flag's last value wins.
- *           With --config-file, the file replaces flags and variables, as etcd does.
+ *           (refused unless it is given its default, because ignoring it would change behaviour or
+ *           safety). Order of effect: defaults, ETCD_* variables, flags; a repeated flag's last
+ *           value wins. With --config-file, the file replaces flags and variables, as etcd does.
  * Owner     main.c; immutable once the cores run.
  * Units     As in the names; sizes accept plain bytes or a KiB/MiB/GiB suffix.
  * Errors    ERR_CONFIG with one line in `reason` that names the flag, its value and what is
- * expected. Source    facts on the etcd v3 API, section 19.
+ *           expected.
+ * Source    facts on the etcd v3 API, section 19.
  */
 #ifndef SERVER_CONFIG_H
 #define SERVER_CONFIG_H

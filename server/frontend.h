@@ -4,7 +4,8 @@
  *
  * Story     Handlers (kv_service.c, ...) run in the receive path. A write becomes a proposal; a
  *           linearizable read joins the batch of its turn, which asks the raft core once. Calls
- * without an answer after the request timeout fail with "request timed out"; the write may still
+ *           without an answer after the request timeout fail with "request timed out"; the write
+ *           may still
  *           happen, as etcd's may.
  * Owner     The connection core; one frontend each.
  */

@@ -3,7 +3,9 @@
  * /metrics.
  *
  * Story     /health and the linearizable part of /readyz ask the raft core as a client's read
- * would. Owner     The connection core. Source    facts of the etcd API, section 16.
+ *           would.
+ * Owner     The connection core.
+ * Source    facts of the etcd API, section 16.
  */
 #ifndef SERVER_HTTP_SERVICE_H
 #define SERVER_HTTP_SERVICE_H

@@ -2,11 +2,13 @@
  * identity.h - who a data directory belongs to: the files LOCK and IDENTITY.
  *
  * Story     IDENTITY is written once, when a node first starts, and names cluster, member and
- * on-disk format. A directory with data but without it, or of another format or member, is refused.
+ *           on-disk format. A directory with data but without it, or of another format or member,
+ *           is refused.
  * Owner     The raft core's start-up fiber.
  * Durable   identity_open() returns after file and directory are synced.
  * Errors    ERR_LOCKED, ERR_VERSION, ERR_CORRUPT, ERR_CONFIG or -errno; `reason` says which file
- * and why. Source    docs/formats/identity.md.
+ *           and why.
+ * Source    docs/formats/identity.md.
  */
 #ifndef SERVER_IDENTITY_H
 #define SERVER_IDENTITY_H

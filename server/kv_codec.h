@@ -3,11 +3,13 @@
  * copy, results into response bytes in one pass over memory.
  *
  * Story     These messages are the hot path, and a range's reply is too large to build in memory
- * first; so they are decoded as views into the request and encoded field by field. All other
- * messages use the generated code. Owner     Decoded structs borrow the input; a txn's arrays live
- * in the arena. Threads   Any. Errors    ERR_MALFORMED for bytes that do not decode; ERR_LIMIT when
- * the arena refuses. Source    facts of the etcd API, section 1; proto/rpc.proto.
- * tests/unit/test_kv_codec.c compares every message with the generated code.
+ *           first; so they are decoded as views into the request and encoded field by field. All
+ *           other messages use the generated code.
+ * Owner     Decoded structs borrow the input; a txn's arrays live in the arena.
+ * Threads   Any.
+ * Errors    ERR_MALFORMED for bytes that do not decode; ERR_LIMIT when the arena refuses.
+ * Source    facts of the etcd API, section 1; proto/rpc.proto. tests/unit/test_kv_codec.c compares
+ *           every message with the generated code.
  */
 #ifndef SERVER_KV_CODEC_H
 #define SERVER_KV_CODEC_H

@@ -3,8 +3,8 @@
  * hands them back in order; reads entries that left memory.
  *
  * Owner     The log core owns the wal and the role; a batch is the log core's from
- * MESSAGE_LOG_APPEND to MESSAGE_LOG_DURABLE, else the raft core's. Durable   A batch comes back
- * only when every entry and the hard state in it survive power loss.
+ *           MESSAGE_LOG_APPEND to MESSAGE_LOG_DURABLE, else the raft core's.
+ * Durable   A batch comes back only when every entry and the hard state in it survive power loss.
  */
 #ifndef SERVER_LOG_ROLE_H
 #define SERVER_LOG_ROLE_H

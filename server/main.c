@@ -184,7 +184,7 @@ static int run(struct process *self)
     sigaddset(&signals, SIGINT);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by the cores */
     signal(SIGPIPE, SIG_IGN);
-    pthread_barrier_init(&self->barrier, NULL, self->core_count);
+    pthread_barrier_init(&self->barrier, NULL, self->core_count + 1);
     for (uint32_t i = 0; i < self->core_count; i++) {
         threads[i] = (struct core_thread){
             .process = self, .core = i, .cpu = cpu_for(&cpus, i, self->core_count, cpu_count)};
@@ -193,11 +193,10 @@ static int run(struct process *self)
             return EXIT_FAILURE;
         }
     }
-    while (node_state(self->node) == NODE_STARTING && self->cores[0] == NULL &&
-           __atomic_load_n(&self->create_error, __ATOMIC_ACQUIRE) == 0)
-        usleep(1000);
+    pthread_barrier_wait(&self->barrier); /* every core was created, or one failed */
     if (__atomic_load_n(&self->create_error, __ATOMIC_ACQUIRE) < 0)
         return EXIT_MACHINE;
+    pthread_barrier_wait(&self->barrier);
     int code = supervise(self->node, &signals);
     if (code != EXIT_SUCCESS)
         return code; /* cores may be in the middle of anything: leave it to the kernel */

@@ -2,8 +2,8 @@
  * metrics_node.h - every Prometheus series of a node, with etcd's names where etcd has them.
  *
  * Owner     Registered once, by the raft core, after all roles started; rendered by any connection
- * core. Source    facts of the etcd API, section 20; docs/operations/metrics.md lists what is
- * registered.
+ *           core.
+ * Source    facts of the etcd API, section 20; docs/operations/metrics.md lists what is registered.
  */
 #ifndef SERVER_METRICS_NODE_H
 #define SERVER_METRICS_NODE_H

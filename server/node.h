@@ -2,11 +2,11 @@
  * node.h - one member: its roles placed on cores, its start and its stop.
  *
  * Story     main.c (or the simulator) makes the cores; node_attach() gives each of them its roles;
- * a fiber on the raft core then starts the node: identity, log, tables, consensus, and last the
- * listeners. Stopping runs the same ladder down. Owner     The thread that created it;
- * node_attach() runs on each core's own thread. Threads   node_state(), node_failure() and
- * node_request_stop() from any thread. Errors    A node that cannot start has state NODE_FAILED and
- * one explaining line.
+ *           a fiber on the raft core then starts the node: identity, log, tables, consensus, and
+ *           last the listeners. Stopping runs the same ladder down.
+ * Owner     The thread that created it; node_attach() runs on each core's own thread.
+ * Threads   node_state(), node_failure() and node_request_stop() from any thread.
+ * Errors    A node that cannot start has state NODE_FAILED and one explaining line.
  */
 #ifndef SERVER_NODE_H
 #define SERVER_NODE_H

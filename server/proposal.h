@@ -1,8 +1,8 @@
 /*
  * proposal.h - one write of a local client on its way through log and state machine and home again.
  *
- * Story     A connection core fills it and posts MESSAGE_PROPOSE. Consensus borrows its payload until
- *           it releases the entry; the apply loop fills the result; the raft core posts
+ * Story     A connection core fills it and posts MESSAGE_PROPOSE. Consensus borrows its payload
+ *           until it releases the entry; the apply loop fills the result; the raft core posts
  *           MESSAGE_PROPOSED when both have happened, and from then on it is the connection core's
  *           again, which replies and frees it.
  * Owner     The connection core, the raft core from MESSAGE_PROPOSE to MESSAGE_PROPOSED. The fields

@@ -166,7 +166,8 @@ static void proposal_fail(struct raft_driver *driver, struct proposal *proposal,
     apply_send_home(driver->apply, proposal);
 }
 
-/* Entries are built in place; consensus sets index and term. Writes that tables and memtables cannot
+/* Entries are built in place; consensus sets index and term. Writes that tables and memtables
+ * cannot
  * take yet wait here, before the log: never inside the apply loop. */
 static void propose_queued(struct raft_driver *driver)
 {

@@ -3,15 +3,15 @@
  * loop.
  *
  * Story     Proposals that arrive in a turn are proposed as one batch at its end; what consensus
- * wants persisted goes to the log core as one batch; what it wants applied is executed by one
- * fiber, in order, against the state machine (server/apply.h). Reads that ask for an index in the
- *           same turn share one question to consensus.
+ *           wants persisted goes to the log core as one batch; what it wants applied is executed by
+ *           one fiber, in order, against the state machine (server/apply.h). Reads that ask for an
+ *           index in the same turn share one question to consensus.
  * Owner     The raft core.
  * Durable   A proposal comes home successful only after its entry is committed, which for a single
  *           voter means durable on this node's own disk.
  * Errors    A proposal comes home with ERR_NO_LEADER, ERR_NOT_LEADER or ERR_DROPPED when it surely
- * is not in the log. Limits    RAFT_DRIVER_PROPOSALS_MAX proposals in one batch; the rest wait for
- * the next.
+ *           is not in the log.
+ * Limits    RAFT_DRIVER_PROPOSALS_MAX proposals in one batch; the rest wait for the next.
  */
 #ifndef SERVER_RAFT_DRIVER_H
 #define SERVER_RAFT_DRIVER_H
@@ -56,7 +56,8 @@ struct raft_driver {
     struct log_batch *batches_free;
     bool stopping;
 
-    /* Entries [notes_first, notes_first + notes_count) that a restart found on disk; dropped once they
+    /* Entries [notes_first, notes_first + notes_count) that a restart found on disk; dropped once
+     * they
      * are applied. */
     struct log_note *notes;
     uint64_t notes_first, notes_count;

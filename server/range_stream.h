@@ -2,8 +2,10 @@
  * range_stream.h - ranges that walk tables: in a fiber, in two passes, in bounded memory.
  *
  * Story     A unary reply's length goes before its body. Pass 1 measures the result at a pinned
- * view; pass 2 encodes it kv by kv into one chunk buffer that the transport empties as the client's
- * window opens. So a reply of any size costs RANGE_STREAM_CHUNK_BYTES (or one kv, if larger).
+ *           view; pass 2 encodes it kv by kv into one chunk buffer that the transport empties as
+ *           the client's
+ *           window opens. So a reply of any size costs RANGE_STREAM_CHUNK_BYTES (or one kv, if
+ *           larger).
  *           RangeStream sends a message per chunk instead and needs no first pass.
  * Owner     The connection core. The call's request was kept. Both complete the call.
  */

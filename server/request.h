@@ -3,8 +3,8 @@
  * the client sent them, validated. Encoded once, by the core that received it.
  *
  * Story     docs/formats/request.md gives the bytes. A follower, a restart and `raftctl debug log`
- * decode the same thing. Errors    ERR_MALFORMED when a payload is too short, of another format or
- * of an unknown kind.
+ *           decode the same thing.
+ * Errors    ERR_MALFORMED when a payload is too short, of another format or of an unknown kind.
  */
 #ifndef SERVER_REQUEST_H
 #define SERVER_REQUEST_H

@@ -148,8 +148,8 @@ static void bench_absent(uint64_t count)
     for (uint64_t i = 0; i < count; i++) {
         uint8_t buffer[KEY_BYTES];
         struct lsm_row row;
-        int status = lsm_get_now(bench.reader, key_of(buffer, bench.rows * 3 + i), LSM_VERSION_MAX,
-                                 &row);
+        int status =
+            lsm_get_now(bench.reader, key_of(buffer, bench.rows * 3 + i), LSM_VERSION_MAX, &row);
         found += status != ERR_NOT_FOUND;
     }
     report("get of absent keys (bloom filters)", start_ns, count);

@@ -1,8 +1,10 @@
 /*
  * link.h - one client connection of the load generator, gRPC or native frames behind one face.
  *
- * Owner     The load thread's core. Slots number the requests in flight; the caller picks free ones.
- * Errors    A broken connection answers every slot in flight with GRPC_UNAVAILABLE, then `closed` runs.
+ * Owner     The load thread's core. Slots number the requests in flight; the caller picks free
+ *           ones.
+ * Errors    A broken connection answers every slot in flight with GRPC_UNAVAILABLE, then `closed`
+ *           runs.
  */
 #ifndef BENCH_RAFTBENCH_LINK_H
 #define BENCH_RAFTBENCH_LINK_H

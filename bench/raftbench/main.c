@@ -1,7 +1,8 @@
 /*
  * main.c - raftbench: a load generator for any etcd server (gRPC) and for native frames.
  *
- * One thread and one core (core/core.h) per --threads; each drives its share of the connections. The main
+ * One thread and one core (core/core.h) per --threads; each drives its share of the connections.
+ * The main
  * thread shows progress once a second on a terminal and prints the report at the end.
  */
 #include <pthread.h>

@@ -1,9 +1,9 @@
 /*
  * options.h - what raftbench is asked to do: a named scenario, changed by flags.
  *
- * Story     `raftbench run S03 --seconds 10` takes scenario S03's shape and then the flags. Scenarios that
- *           need a feature the server does not have yet are not in the table; `raftbench list` prints
- *           what is.
+ * Story     `raftbench run S03 --seconds 10` takes scenario S03's shape and then the flags.
+ *           Scenarios that need a feature the server does not have yet are not in the table;
+ *           `raftbench list` prints what is.
  * Units     As in the names. rate_per_s 0 = closed loop.
  * Errors    options_parse() prints one line and returns false.
  */
@@ -52,7 +52,8 @@ struct options {
     bool json, quiet;
 };
 
-/* argv after the program's name: "run" SCENARIO|custom [flags], or "list", or "help". Returns false after
+/* argv after the program's name: "run" SCENARIO|custom [flags], or "list", or "help". Returns false
+ * after
  * printing what is wrong; *exit_now when the answer was printed already. */
 must_check bool options_parse(struct options *options, int argc, char **argv, bool *exit_now);
 

@@ -1,9 +1,10 @@
 /*
  * worker.h - one load thread: its connections, its schedule and its measurements.
  *
- * Story     Closed loop: every reply starts the next request on the same slot; latency is service time.
- *           Open loop: requests have intended start times at a fixed rate, and latency is counted from
- *           those, so that waiting behind a stall is not hidden (no coordinated omission).
+ * Story     Closed loop: every reply starts the next request on the same slot; latency is service
+ *           time. Open loop: requests have intended start times at a fixed rate, and latency is
+ *           counted from those, so that waiting behind a stall is not hidden (no coordinated
+ *           omission).
  * Owner     Its thread. Another thread may read the counters while it runs: they only grow.
  */
 #ifndef BENCH_RAFTBENCH_WORKER_H

@@ -19,7 +19,7 @@
  *           after wal_open(), save when the index of a very long log doubles.
  * Source    facts on Raft 1.12 and 2.1, on io_uring 6; docs/formats/log-block.md,
  *           docs/internals/storage-log.md. FAST'18 Alagappan et al. (corruption is not a torn
- * tail).
+ *           tail).
  */
 #ifndef STORAGE_LOG_WAL_H
 #define STORAGE_LOG_WAL_H

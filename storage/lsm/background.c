@@ -48,13 +48,14 @@ bool background_filter_same_key(const struct background_filter *filter, struct b
     return filter->has_row && bytes_equal(bytes_make(filter->key, filter->key_bytes), key);
 }
 
-bool background_filter_keep(struct background_filter *filter, const struct lsm_row *row, bool bottom)
+bool background_filter_keep(struct background_filter *filter, const struct lsm_row *row,
+                            bool bottom)
 {
     bool same = background_filter_same_key(filter, row->key);
     struct lsm_filter_row question = {.row = row,
                                       .newer_exists = same,
-                                      .newer_version = same ? filter->version
-                                                            : (struct lsm_version){0, 0},
+                                      .newer_version =
+                                          same ? filter->version : (struct lsm_version){0, 0},
                                       .bottom = bottom};
     invariant(!same || lsm_version_compare(row->version, filter->version) < 0);
     if (!same) {
@@ -181,8 +182,8 @@ void background_install(struct lsm_background *background, struct lsm_install *i
         background_manifest_rotate(background);
     }
     install->levels = levels;
-    lsm_post(background->lsm, background->core, core_id(background->lsm->core),
-             LSM_MESSAGE_INSTALL, 0, install);
+    lsm_post(background->lsm, background->core, core_id(background->lsm->core), LSM_MESSAGE_INSTALL,
+             0, install);
     background->installing = false;
     (void)fiber_waiters_wake_one(&background->install_waiters);
 }
@@ -353,8 +354,7 @@ static void background_list_garbage(struct lsm_background *background)
             const struct lsm_table *table = background->levels->level[level].tables[i];
             uint64_t stale = table->properties.superseded + table->properties.tombstones;
             if (stale * 4 >= table->properties.rows)
-                background_queue_push(&background->garbage,
-                                      (void *)(uintptr_t)table->number);
+                background_queue_push(&background->garbage, (void *)(uintptr_t)table->number);
         }
 }
 

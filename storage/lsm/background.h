@@ -4,13 +4,12 @@
  * Story     Three fibers of the background class: one flushes memtables in order, one compacts, one
  *           removes files that no reader holds. A change goes: write tables, sync them and the
  *           directory, append the edit to the manifest, tell the raft core, which publishes it.
- * Owner     The background core, between lsm_background_start() and lsm_background_stop(); before and
- *           after that lsm_open() and lsm_close() on the raft core.
- * State     B1  `levels` is what the manifest says. The raft core holds it too, as the current view's or
- *               as one on its way there, so tables that it names stay open.
- *           B2  only the compaction fiber removes tables from levels; a flush only adds to level 0. So
- *               tables chosen by a compaction stay while it runs.
- *           B3  one edit at a time (`installing`).
+ * Owner     The background core, between lsm_background_start() and lsm_background_stop(); before
+ *           and after that lsm_open() and lsm_close() on the raft core. State B1 `levels` is what
+ *           the manifest says. The raft core holds it too, as the current view's or as one on its
+ *           way there, so tables that it names stay open. B2 only the compaction fiber removes
+ *           tables from levels; a flush only adds to level 0. So tables chosen by a compaction stay
+ *           while it runs. B3 one edit at a time (`installing`).
  */
 #ifndef STORAGE_LSM_BACKGROUND_H
 #define STORAGE_LSM_BACKGROUND_H

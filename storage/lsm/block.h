@@ -1,12 +1,13 @@
 /*
  * block.h - the inside of a data or index block: prefix-compressed entries with restart points.
  *
- * Story     Entry: varint shared, varint unshared, varint value_bytes << 1 | tombstone, the unshared
- *           tail of the internal key, the value. Every SST_RESTART_INTERVAL entries `shared` is 0 and
- *           the offset is in the restart array (u32 each, then their u32 count) that ends the block.
+ * Story     Entry: varint shared, varint unshared, varint value_bytes << 1 | tombstone, the
+ *           unshared tail of the internal key, the value. Every SST_RESTART_INTERVAL entries
+ *           `shared` is 0 and the offset is in the restart array (u32 each, then their u32 count)
+ *           that ends the block.
  * Threads   A builder or iterator belongs to one core; block bytes are immutable.
- * Errors    Iterator moves return 1 (on an entry), 0 (past the end) or ERR_CORRUPT: bounds are checked
- *           against the block, whatever its bytes are.
+ * Errors    Iterator moves return 1 (on an entry), 0 (past the end) or ERR_CORRUPT: bounds are
+ *           checked against the block, whatever its bytes are.
  */
 #ifndef STORAGE_LSM_BLOCK_H
 #define STORAGE_LSM_BLOCK_H
@@ -65,7 +66,8 @@ must_check int block_iterator_last(struct block_iterator *iterator);
 must_check int block_iterator_next(struct block_iterator *iterator);
 must_check int block_iterator_prev(struct block_iterator *iterator);
 /* First entry at or after the target; 0 leaves it past the end. */
-must_check int block_iterator_seek(struct block_iterator *iterator, const struct sst_target *target);
+must_check int block_iterator_seek(struct block_iterator *iterator,
+                                   const struct sst_target *target);
 
 static inline struct bytes block_iterator_key(const struct block_iterator *iterator)
 {

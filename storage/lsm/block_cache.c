@@ -25,8 +25,7 @@ static struct cache_block **block_cache_bucket(struct block_cache *cache, uint64
     return &cache->buckets[(mixed >> 32) & (cache->bucket_count - 1)];
 }
 
-struct cache_block *block_cache_acquire(struct block_cache *cache, uint64_t number,
-                                        uint64_t offset)
+struct cache_block *block_cache_acquire(struct block_cache *cache, uint64_t number, uint64_t offset)
 {
     struct cache_block *block = *block_cache_bucket(cache, number, offset);
     while (block != NULL && (block->offset != offset || block->number != number))

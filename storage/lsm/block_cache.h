@@ -1,10 +1,12 @@
 /*
  * block_cache.h - raw blocks of one core, found by (file number, offset), evicted by CLOCK.
  *
- * Story     Direct I/O means that nothing else caches. A hit sets a small count; the hand takes one off
- *           as it passes and evicts at zero. Scans insert with count zero right before the hand, so a
- *           list does not push out what point reads use. Index blocks start with a higher count.
- * Owner     One core. Pinned blocks are never evicted, so the budget may be exceeded by what is pinned.
+ * Story     Direct I/O means that nothing else caches. A hit sets a small count; the hand takes one
+ *           off as it passes and evicts at zero. Scans insert with count zero right before the
+ *           hand, so a list does not push out what point reads use. Index blocks start with a
+ *           higher count.
+ * Owner     One core. Pinned blocks are never evicted, so the budget may be exceeded by what is
+ *           pinned.
  */
 #ifndef STORAGE_LSM_BLOCK_CACHE_H
 #define STORAGE_LSM_BLOCK_CACHE_H
@@ -14,7 +16,7 @@
 enum cache_priority { CACHE_LOW = 0, CACHE_NORMAL = 1, CACHE_HIGH = 3 };
 
 struct cache_block {
-    struct cache_block *chain;              /* of its hash bucket */
+    struct cache_block *chain; /* of its hash bucket */
     struct cache_block *clock_next, *clock_prev;
     uint64_t number, offset;
     uint32_t raw_bytes;
@@ -36,7 +38,8 @@ void block_cache_deinit(struct block_cache *cache); /* nothing is pinned */
 /* Pinned, or NULL. */
 struct cache_block *block_cache_acquire(struct block_cache *cache, uint64_t number,
                                         uint64_t offset);
-/* Takes over a malloc'ed block with number, offset, raw_bytes and data set, and pins it. When the same
+/* Takes over a malloc'ed block with number, offset, raw_bytes and data set, and pins it. When the
+ * same
  * block is there already, frees this one and pins that. */
 struct cache_block *block_cache_insert(struct block_cache *cache, struct cache_block *block,
                                        enum cache_priority priority);

@@ -1,4 +1,5 @@
-/* Leveled compaction: what to merge next, the merge, and the pace. Level 0 goes to level 1 as a whole;
+/* Leveled compaction: what to merge next, the merge, and the pace. Level 0 goes to level 1 as a
+ * whole;
  * a deeper level gives one table at a time, in key order, with what overlaps it below. */
 #include <errno.h>
 #include <stdlib.h>
@@ -8,7 +9,7 @@
 #include "storage/lsm/background.h"
 #include "storage/lsm/table_iterator.h"
 
-#define COMPACT_YIELD_ROWS 32
+#define COMPACT_YIELD_ROWS   32
 #define COMPACT_WINDOW_BYTES ((uint32_t)(256 * 1024))
 
 /* Disjoint tables in key order: one level 0 table, or what one level contributes. */
@@ -126,7 +127,8 @@ static int compact_merge_step(struct compact_job *job)
     return 0;
 }
 
-/* No table below the output level may hold the key. Keys come in order, so each level is walked once. */
+/* No table below the output level may hold the key. Keys come in order, so each level is walked
+ * once. */
 static bool compact_is_bottom(struct compact_job *job, struct bytes key)
 {
     for (uint32_t level = job->level_out + 1; level < LSM_LEVELS; level++) {
@@ -273,8 +275,8 @@ static void compact_install(struct compact_job *job)
 /* ---- choosing --------------------------------------------------------------------------------
  */
 
-static struct compact_job *compact_job_create(struct lsm_background *background,
-                                              uint32_t level_out, uint32_t sources)
+static struct compact_job *compact_job_create(struct lsm_background *background, uint32_t level_out,
+                                              uint32_t sources)
 {
     struct compact_job *job = calloc(1, sizeof(*job));
     if (job == NULL)

@@ -1,5 +1,7 @@
-/* A cursor merges sources (memtables, level 0 tables, one run of disjoint tables per level). The live
- * ones are kept sorted by their current row in the direction of travel; a step moves the first one and
+/* A cursor merges sources (memtables, level 0 tables, one run of disjoint tables per level). The
+ * live
+ * ones are kept sorted by their current row in the direction of travel; a step moves the first one
+ * and
  * bubbles it to its place, which is mostly one comparison. */
 #include <errno.h>
 #include <stdlib.h>
@@ -197,8 +199,8 @@ static int source_prev(struct cursor_source *source)
 {
     invariant(source->valid);
     if (source->memtable != NULL) {
-        source_take_node(source, memtable_seek_before(source->memtable, source->row.key,
-                                                      source->row.version));
+        source_take_node(
+            source, memtable_seek_before(source->memtable, source->row.key, source->row.version));
         return 0;
     }
     return source_roll_back(source, table_iterator_prev(&source->iterator));
@@ -302,8 +304,8 @@ static int cursor_emit_forward(struct lsm_cursor *cursor, struct lsm_row *row)
     uint32_t skips = 0;
     for (;;) {
         const struct lsm_row *top = cursor_top(cursor);
-        if (top == NULL || (cursor->bounded &&
-                            bytes_compare(top->key, cursor_bytes(&cursor->upper)) >= 0))
+        if (top == NULL ||
+            (cursor->bounded && bytes_compare(top->key, cursor_bytes(&cursor->upper)) >= 0))
             return cursor_stop(cursor, CURSOR_END);
         if (lsm_version_compare(top->version, cursor->version_max) <= 0) {
             cursor_copy(&cursor->key, top->key);
@@ -354,8 +356,8 @@ int lsm_cursor_next(struct lsm_cursor *cursor, struct lsm_row *row)
         status = cursor->newest_only ? cursor_skip_key(cursor) : cursor_step(cursor);
         break;
     case CURSOR_BACKWARD: {
-        struct lsm_version from = cursor->newest_only ? (struct lsm_version){0, 0}
-                                                      : cursor->version;
+        struct lsm_version from =
+            cursor->newest_only ? (struct lsm_version){0, 0} : cursor->version;
         status = cursor_place_at(cursor, cursor_bytes(&cursor->key), from);
         const struct lsm_row *top = cursor_top(cursor);
         if (status == 0 && top != NULL && lsm_version_compare(top->version, from) == 0 &&

@@ -124,7 +124,8 @@ void lsm_view_release(struct lsm *lsm)
     while (*link != current) {
         struct lsm_view *view = *link;
         if (lsm_view_is_held(lsm, view)) {
-            sometimes(view->newer != current, "lsm: a reader holds a view that is not the last but one");
+            sometimes(view->newer != current,
+                      "lsm: a reader holds a view that is not the last but one");
             link = &view->newer;
             continue;
         }
@@ -154,8 +155,7 @@ static void lsm_view_publish(struct lsm *lsm, struct lsm_view *view)
 
 static struct memtable *lsm_memtable_begin(struct lsm *lsm)
 {
-    struct memtable *memtable =
-        memtable_create(lsm->options.memtable_bytes, prng_next(&lsm->prng));
+    struct memtable *memtable = memtable_create(lsm->options.memtable_bytes, prng_next(&lsm->prng));
     if (memtable == NULL)
         fatal("out of memory for a memtable");
     memtable->id = ++lsm->memtable_id;
@@ -256,9 +256,8 @@ uint32_t lsm_pressure(const struct lsm *lsm)
     uint64_t memory = waiting * 100 / (lsm->options.memtables_max - 1);
     uint64_t tables = view->levels->level[0].count;
     uint64_t trigger = lsm->options.level0_tables;
-    uint64_t disk = tables <= trigger ? 0
-                                      : (tables - trigger) * 100 /
-                                            (trigger * (LSM_LEVEL0_FULL_FACTOR - 1));
+    uint64_t disk =
+        tables <= trigger ? 0 : (tables - trigger) * 100 / (trigger * (LSM_LEVEL0_FULL_FACTOR - 1));
     return (uint32_t)u64_min(100, u64_max(memory, disk));
 }
 
@@ -520,8 +519,8 @@ void lsm_stats(const struct lsm *lsm, struct lsm_stats *stats)
     for (uint32_t i = 0; i < view->memtable_count; i++) {
         struct memtable *memtable = view->memtables[i];
         stats->memtable_bytes += atomic_load_explicit(&memtable->bytes, memory_order_relaxed);
-        stats->logical_bytes += atomic_load_explicit(&memtable->logical_bytes,
-                                                     memory_order_relaxed);
+        stats->logical_bytes +=
+            atomic_load_explicit(&memtable->logical_bytes, memory_order_relaxed);
     }
     for (const struct lsm_view *held = lsm->oldest; held != NULL; held = held->newer)
         stats->views_held++;

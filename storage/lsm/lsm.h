@@ -7,16 +7,17 @@
  *           applied index that the manifest records.
  * Owner     The raft core owns `struct lsm` and is the only writer. Each core that reads has a
  *           `struct lsm_reader` with its own block cache. The background core flushes and compacts.
- * Threads   Each call names its core: [raft], [reader's], [background's], [fiber] = may wait.
- *           What readers see is an immutable view (memtables + tables), published by the raft core
- *           with one release store; memtables and files go away when no core can hold them.
+ * Threads   Each call names its core: [raft], [reader's], [background's], [fiber] = may wait. What
+ *           readers see is an immutable view (memtables + tables), published by the raft core with
+ *           one release store; memtables and files go away when no core can hold them.
  * Units     Sizes in bytes; index and term are Raft's.
  * Durable   Rows up to lsm_flushed_index() survive power loss; later ones live in the Raft log.
  * Errors    ERR_CORRUPT for bytes that fail their checksum or their bounds (logged with file and
- *           offset, never a crash), -errno from the disk, ERR_NOT_FOUND, ERR_WOULD_WAIT.
- *           A failed write or sync in the background stops the process: what is on disk is unknown.
+ *           offset, never a crash), -errno from the disk, ERR_NOT_FOUND, ERR_WOULD_WAIT. A failed
+ *           write or sync in the background stops the process: what is on disk is unknown.
  * Limits    Keys 1..LSM_KEY_BYTES_MAX, values to LSM_VALUE_BYTES_MAX. All versions of a key stay in
- *           one table of a level. Bloom filters and top indexes stay in memory: about 0.5 % of data.
+ *           one table of a level. Bloom filters and top indexes stay in memory: about 0.5 % of
+ *           data.
  * Contract  A (key, version) is written at most once, and the versions of one key are inserted in
  *           ascending order; so what is newer is always in a younger memtable or a higher level.
  * Source    facts on performance 3.3; docs/internals/storage-lsm.md; docs/formats/sstable.md,
@@ -55,7 +56,11 @@ static inline int lsm_version_compare(struct lsm_version a, struct lsm_version b
 
 enum lsm_kind { LSM_VALUE = 0, LSM_TOMBSTONE = 1 };
 
-enum lsm_compression { LSM_COMPRESSION_NONE = 0, LSM_COMPRESSION_LZ4 = 1, LSM_COMPRESSION_ZSTD = 2 };
+enum lsm_compression {
+    LSM_COMPRESSION_NONE = 0,
+    LSM_COMPRESSION_LZ4 = 1,
+    LSM_COMPRESSION_ZSTD = 2
+};
 
 /* A row as readers see it. `key` and `value` are borrowed; until when, says the call. */
 struct lsm_row {
@@ -88,17 +93,17 @@ struct lsm_filter {
 /* ---- life ------------------------------------------------------------------------------------ */
 
 struct lsm_options {
-    const char *dir;                      /* created when missing */
-    uint64_t memtable_bytes;              /* a full memtable is rotated; 0 = 64 MiB */
-    uint32_t memtables_max;               /* active included: more is full pressure; 0 = 4 */
-    uint64_t block_cache_bytes_per_core;  /* 0 = 32 MiB */
-    uint32_t block_bytes;                 /* target of a data block before compression; 0 = 4 KiB */
-    uint64_t table_bytes;                 /* target of a compacted table; 0 = 32 MiB */
-    uint64_t level_base_bytes;            /* target of level 1; 0 = 256 MiB */
-    uint32_t level_ratio;                 /* 0 = 10 */
-    uint32_t level0_tables;               /* compaction starts at this many; 0 = 4 */
-    uint64_t background_bytes_per_s;      /* compaction writes when there is no debt; 0 = no limit */
-    enum lsm_compression compression;     /* levels 2 and deeper */
+    const char *dir;                     /* created when missing */
+    uint64_t memtable_bytes;             /* a full memtable is rotated; 0 = 64 MiB */
+    uint32_t memtables_max;              /* active included: more is full pressure; 0 = 4 */
+    uint64_t block_cache_bytes_per_core; /* 0 = 32 MiB */
+    uint32_t block_bytes;                /* target of a data block before compression; 0 = 4 KiB */
+    uint64_t table_bytes;                /* target of a compacted table; 0 = 32 MiB */
+    uint64_t level_base_bytes;           /* target of level 1; 0 = 256 MiB */
+    uint32_t level_ratio;                /* 0 = 10 */
+    uint32_t level0_tables;              /* compaction starts at this many; 0 = 4 */
+    uint64_t background_bytes_per_s;     /* compaction writes when there is no debt; 0 = no limit */
+    enum lsm_compression compression;    /* levels 2 and deeper */
     enum lsm_compression compression_top; /* levels 0 and 1 */
     uint32_t bloom_bits_per_key;          /* 0 = 10 */
     uint32_t core_count;                  /* of the process: readers have ids below it */
@@ -111,7 +116,8 @@ struct lsm_options {
  * Readers and the background may start once it returned. `core` is the raft core. */
 must_check int lsm_open(struct core *core, const struct lsm_options *options, struct lsm **lsm);
 
-/* [raft, fiber] Readers are closed and the background is stopped. Flushes nothing: the log has it. */
+/* [raft, fiber] Readers are closed and the background is stopped. Flushes nothing: the log has it.
+ * */
 void lsm_close(struct lsm *lsm);
 
 /* [background's] Takes flushes and compactions to `core` (may be the raft core). */
@@ -120,7 +126,8 @@ void lsm_background_start(struct lsm *lsm, struct core *core);
  * lsm_close() follows at least one turn of the raft core later. */
 void lsm_background_stop(struct lsm *lsm);
 
-/* [raft] What the store contains after lsm_open(); 0, 0 for an empty one. Replay starts after it. */
+/* [raft] What the store contains after lsm_open(); 0, 0 for an empty one. Replay starts after it.
+ * */
 void lsm_applied(const struct lsm *lsm, uint64_t *index, uint64_t *term);
 
 /* ---- the writer: raft core only, never waits ----------------------------------------------------
@@ -131,7 +138,8 @@ void lsm_applied(const struct lsm *lsm, uint64_t *index, uint64_t *term);
 void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, enum lsm_kind kind,
                 struct bytes value);
 
-/* Brings what inserts of these keys will touch into the cache, all keys at once: worth it for batches
+/* Brings what inserts of these keys will touch into the cache, all keys at once: worth it for
+ * batches
  * of four and more. Correctness never depends on it. */
 void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count);
 
@@ -150,7 +158,8 @@ must_check int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, stru
 void lsm_insert_at(struct lsm *lsm, const struct lsm_position *position, struct bytes key,
                    struct lsm_version version, enum lsm_kind kind, struct bytes value);
 
-/* End of an applied batch: everything up to `applied_index` is inserted. Rotates a full memtable. */
+/* End of an applied batch: everything up to `applied_index` is inserted. Rotates a full memtable.
+ * */
 void lsm_commit(struct lsm *lsm, uint64_t applied_index, uint64_t term);
 
 /* This node's own log is durable up to `index`: memtables up to it may be flushed. */
@@ -207,7 +216,8 @@ must_check int lsm_cursor_open(struct lsm_reader *reader, const struct lsm_curso
 void lsm_cursor_close(struct lsm_cursor *cursor);
 
 /* 1: `row` is set, valid until the next move or close, no release. 0: past the end on that side
- * (the opposite move comes back in). Negative: an error, the cursor can only be closed. Rows come in
+ * (the opposite move comes back in). Negative: an error, the cursor can only be closed. Rows come
+ * in
  * row order: key ascending, version descending; prev() is the exact reverse. */
 must_check int lsm_cursor_next(struct lsm_cursor *cursor, struct lsm_row *row);
 must_check int lsm_cursor_prev(struct lsm_cursor *cursor, struct lsm_row *row);
@@ -227,17 +237,17 @@ struct lsm_level_stats {
 
 struct lsm_stats { /* [raft] */
     struct lsm_level_stats levels[LSM_LEVELS];
-    uint32_t memtables;             /* active included */
-    uint64_t memtable_bytes;        /* all of them */
-    uint64_t table_bytes;           /* files on disk that the current view names */
-    uint64_t logical_bytes;         /* sum of key + value of all rows, memory and disk */
-    uint64_t filter_index_bytes;    /* bloom filters and top indexes in memory */
-    uint64_t flushes, flush_bytes;  /* bytes written */
+    uint32_t memtables;            /* active included */
+    uint64_t memtable_bytes;       /* all of them */
+    uint64_t table_bytes;          /* files on disk that the current view names */
+    uint64_t logical_bytes;        /* sum of key + value of all rows, memory and disk */
+    uint64_t filter_index_bytes;   /* bloom filters and top indexes in memory */
+    uint64_t flushes, flush_bytes; /* bytes written */
     uint64_t compactions, trivial_moves;
     uint64_t compaction_read_bytes, compaction_write_bytes, rows_dropped;
     uint64_t flush_ns, compaction_ns; /* time spent, waits included */
-    uint64_t views_held;              /* published and not yet reclaimed, the current one included */
-    uint64_t debt_bytes;              /* over the targets of the levels */
+    uint64_t views_held; /* published and not yet reclaimed, the current one included */
+    uint64_t debt_bytes; /* over the targets of the levels */
     uint64_t flushed_index, rotated_index, durable_index;
     const struct histogram *flush_duration_ns, *compaction_duration_ns; /* for metrics */
 };

@@ -157,8 +157,8 @@ static int open_recover(struct core *core, const char *dir, struct manifest_stat
         lsm_table_log_corrupt(dir, 0, "there are tables but no CURRENT");
         status = ERR_CORRUPT;
     }
-    *number_next = u64_max(state->number_next, u64_max(orphans.number_max,
-                                                       orphans.manifest_number) + 1);
+    *number_next =
+        u64_max(state->number_next, u64_max(orphans.number_max, orphans.manifest_number) + 1);
     return open_remove_orphans(dir, &orphans, status);
 }
 

@@ -76,8 +76,8 @@ struct manifest_field {
 static size_t manifest_field_parse(const uint8_t *from, size_t left, struct manifest_field *field)
 {
     static const uint8_t sizes[] = {
-        [MANIFEST_TAG_FORMAT] = 5,  [MANIFEST_TAG_FLUSHED] = 17, [MANIFEST_TAG_NEXT] = 9,
-        [MANIFEST_TAG_ADD] = 18,    [MANIFEST_TAG_REMOVE] = 10,
+        [MANIFEST_TAG_FORMAT] = 5, [MANIFEST_TAG_FLUSHED] = 17, [MANIFEST_TAG_NEXT] = 9,
+        [MANIFEST_TAG_ADD] = 18,   [MANIFEST_TAG_REMOVE] = 10,
     };
     memset(field, 0, sizeof(*field));
     field->tag = from[0];
@@ -138,8 +138,8 @@ static void manifest_field_visit(const struct lsm_visitor *visitor,
                                  const struct manifest_field *field)
 {
     static const char *const names[] = {
-        [MANIFEST_TAG_FORMAT] = "format",       [MANIFEST_TAG_FLUSHED] = "flushed_index",
-        [MANIFEST_TAG_NEXT] = "next_file",      [MANIFEST_TAG_ADD] = "add",
+        [MANIFEST_TAG_FORMAT] = "format",  [MANIFEST_TAG_FLUSHED] = "flushed_index",
+        [MANIFEST_TAG_NEXT] = "next_file", [MANIFEST_TAG_ADD] = "add",
         [MANIFEST_TAG_REMOVE] = "remove",
     };
     visitor->field(visitor->context, names[field->tag], field->first);
@@ -328,9 +328,8 @@ void manifest_record_seal(struct manifest_record *record, uint64_t number, uint6
     le32_store(header + MANIFEST_RECORD_RESERVED, 0);
     le64_store(header + MANIFEST_RECORD_NUMBER, number);
     le64_store(header + MANIFEST_RECORD_SEQUENCE, sequence);
-    le32_store(header + MANIFEST_RECORD_CRC,
-               crc32c(0, header + MANIFEST_RECORD_PAYLOAD_BYTES,
-                      record->used - MANIFEST_RECORD_PAYLOAD_BYTES));
+    le32_store(header + MANIFEST_RECORD_CRC, crc32c(0, header + MANIFEST_RECORD_PAYLOAD_BYTES,
+                                                    record->used - MANIFEST_RECORD_PAYLOAD_BYTES));
 }
 
 /* ---- files -----------------------------------------------------------------------------------
@@ -377,8 +376,7 @@ static int manifest_write_current(const char *dir, uint64_t number)
     lsm_path(temporary, dir, "CURRENT.tmp", 0);
     lsm_path(path, dir, "CURRENT", 0);
     struct io_file file;
-    int status =
-        await_open(temporary, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE, &file);
+    int status = await_open(temporary, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE, &file);
     if (status < 0)
         return status;
     struct io_span span = {.base = line, .offset = 0, .bytes = (uint32_t)bytes};
@@ -404,9 +402,8 @@ int manifest_create(struct manifest *manifest, const char *dir, uint64_t number,
     *manifest = (struct manifest){.file = {.fd = -1}, .number = number, .dir = dir};
     manifest->bytes_max = u64_round_up(record.used, IO_ALIGN_BYTES) + MANIFEST_BYTES_MIN;
     manifest_path(path, dir, number);
-    int status =
-        await_open(path, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE | IO_OPEN_DIRECT,
-                   &manifest->file);
+    int status = await_open(
+        path, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE | IO_OPEN_DIRECT, &manifest->file);
     if (status == 0)
         status = await_allocate(manifest->file, 0, manifest->bytes_max);
     if (status == 0)

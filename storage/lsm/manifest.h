@@ -1,14 +1,15 @@
 /*
  * manifest.h - the durable list of tables: a log of edits, each in its own 4 KiB-aligned record.
  *
- * Story     The first record of a manifest is a snapshot of the whole state, later ones are edits. A
- *           record becomes durable before its effects do (files are removed only after it), so a torn
- *           last record means that nothing of it happened. A damaged record that a valid one follows
- *           is corruption and refused. CURRENT names the manifest in use and is replaced by rename.
+ * Story     The first record of a manifest is a snapshot of the whole state, later ones are edits.
+ *           A record becomes durable before its effects do (files are removed only after it), so a
+ *           torn last record means that nothing of it happened. A damaged record that a valid one
+ *           follows is corruption and refused. CURRENT names the manifest in use and is replaced by
+ *           rename.
  * Owner     The raft core while it opens the store, then the background core; one append at a time.
  * Durable   When manifest_append() returns 0.
- * Errors    ERR_CORRUPT, ERR_VERSION, -errno. A failed append is fatal for the caller: what is on disk
- *           is unknown.
+ * Errors    ERR_CORRUPT, ERR_VERSION, -errno. A failed append is fatal for the caller: what is on
+ *           disk is unknown.
  * Source    docs/formats/manifest.md.
  */
 #ifndef STORAGE_LSM_MANIFEST_H
@@ -25,13 +26,13 @@
 #define MANIFEST_TABLES_MAX     ((uint32_t)1000000)
 
 enum manifest_record_offset {
-    MANIFEST_RECORD_MAGIC = 0,          /* u32 */
-    MANIFEST_RECORD_CRC = 4,            /* u32: crc32c of [8, header + payload) */
-    MANIFEST_RECORD_PAYLOAD_BYTES = 8,  /* u32 */
-    MANIFEST_RECORD_RESERVED = 12,      /* u32, 0 */
-    MANIFEST_RECORD_NUMBER = 16,        /* u64: of the manifest file */
-    MANIFEST_RECORD_SEQUENCE = 24,      /* u64: 1, 2, 3 ... within the file */
-    MANIFEST_RECORD_HEADER_BYTES = 32,  /* payload follows, then zeros up to 4 KiB */
+    MANIFEST_RECORD_MAGIC = 0,         /* u32 */
+    MANIFEST_RECORD_CRC = 4,           /* u32: crc32c of [8, header + payload) */
+    MANIFEST_RECORD_PAYLOAD_BYTES = 8, /* u32 */
+    MANIFEST_RECORD_RESERVED = 12,     /* u32, 0 */
+    MANIFEST_RECORD_NUMBER = 16,       /* u64: of the manifest file */
+    MANIFEST_RECORD_SEQUENCE = 24,     /* u64: 1, 2, 3 ... within the file */
+    MANIFEST_RECORD_HEADER_BYTES = 32, /* payload follows, then zeros up to 4 KiB */
 };
 
 /* Payload: fields of one tag byte and fixed integers. */

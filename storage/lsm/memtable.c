@@ -32,7 +32,8 @@ static inline struct memtable_target memtable_target(struct bytes key, struct ls
     return (struct memtable_target){key, memtable_prefix(key), version};
 }
 
-/* Negative: the node's key sorts before the target's. Equal prefixes with a key of up to eight bytes
+/* Negative: the node's key sorts before the target's. Equal prefixes with a key of up to eight
+ * bytes
  * mean that the shorter is a prefix of the longer, so then the sizes decide. */
 static inline int memtable_compare_key(const struct memtable_node *node,
                                        const struct memtable_target *target)
@@ -67,7 +68,8 @@ static inline struct memtable_node *memtable_link(const struct memtable_node *no
 /* ---- arena -----------------------------------------------------------------------------------
  */
 
-/* Nodes start on a cache line when that costs little, so that a search touches one line a node; small
+/* Nodes start on a cache line when that costs little, so that a search touches one line a node;
+ * small
  * ones at least do not split their header. */
 static void *memtable_take(struct memtable *memtable, size_t bytes)
 {
@@ -142,8 +144,8 @@ static inline struct memtable_node *memtable_search(const struct memtable *memta
         for (;;) {
             next = memtable_link(node, level);
             if (level > 0)
-                __builtin_prefetch(atomic_load_explicit(&node->next[level - 1],
-                                                        memory_order_relaxed));
+                __builtin_prefetch(
+                    atomic_load_explicit(&node->next[level - 1], memory_order_relaxed));
             if (next == NULL || next == known_after)
                 break;
             if (memtable_compare(next, target) >= 0) {
@@ -266,7 +268,8 @@ static inline struct memtable_finger *memtable_finger(struct memtable *memtable,
     return &memtable->fingers[key.data[0] % MEMTABLE_FINGERS];
 }
 
-/* True when the row follows the finger's directly: then previous[] below `height` is set. A link high
+/* True when the row follows the finger's directly: then previous[] below `height` is set. A link
+ * high
  * up may have been overtaken by rows of other tables; a few steps forward repair it. */
 static bool memtable_follow_finger(const struct memtable_finger *finger,
                                    const struct memtable_target *target, uint32_t height,
@@ -297,8 +300,8 @@ static struct memtable_node *memtable_build(struct memtable *memtable, uint32_t 
                                             const struct memtable_target *target,
                                             enum lsm_kind kind, struct bytes value)
 {
-    size_t bytes = sizeof(struct memtable_node) + height * sizeof(void *) + target->key.size +
-                   value.size;
+    size_t bytes =
+        sizeof(struct memtable_node) + height * sizeof(void *) + target->key.size + value.size;
     struct memtable_node *node = memtable_take(memtable, bytes);
     node->prefix = target->prefix;
     node->version_main = target->version.main;

@@ -1,10 +1,11 @@
 /*
- * memtable.h - the in-memory part of the map: a skiplist in an arena, one writer, wait-free readers.
+ * memtable.h - the in-memory part of the map: a skiplist in an arena, one writer, wait-free
+ * readers.
  *
- * Story     Nodes are built completely, then linked from the bottom level up with release stores, so
- *           a reader that acquires a link sees a whole node. Nothing is ever unlinked or moved; the
- *           arena goes away at once when no view holds the memtable. A node caches the first eight
- *           key bytes as a big-endian number, and a search prefetches the node below while it
+ * Story     Nodes are built completely, then linked from the bottom level up with release stores,
+ *           so a reader that acquires a link sees a whole node. Nothing is ever unlinked or moved;
+ *           the arena goes away at once when no view holds the memtable. A node caches the first
+ *           eight key bytes as a big-endian number, and a search prefetches the node below while it
  *           looks at the node ahead: about one cache miss per level.
  * Owner     The raft core inserts. Readers on any core hold it through a view.
  * Threads   memtable_seek*, memtable_next, memtable_row: any core. The rest: the owner.
@@ -20,9 +21,10 @@
 #include "core/prng.h"
 #include "storage/lsm/lsm.h"
 
-#define MEMTABLE_HEIGHT_MAX  12
-#define MEMTABLE_CHUNK_BYTES ((size_t)(2 * 1024 * 1024)) /* a huge page, where the kernel gives one */
-#define MEMTABLE_FINGERS     8 /* slots, by first key byte */
+#define MEMTABLE_HEIGHT_MAX 12
+#define MEMTABLE_CHUNK_BYTES                                                                       \
+    ((size_t)(2 * 1024 * 1024)) /* a huge page, where the kernel gives one */
+#define MEMTABLE_FINGERS 8      /* slots, by first key byte */
 
 struct memtable_node {
     uint64_t prefix; /* of the key, big-endian, zero-padded */
@@ -74,7 +76,8 @@ struct memtable {
 must_check struct memtable *memtable_create(uint64_t bytes_target, uint64_t seed);
 void memtable_destroy(struct memtable *memtable);
 
-/* previous[] for a later memtable_insert() of `key` with a version above all of its rows. Returns the
+/* previous[] for a later memtable_insert() of `key` with a version above all of its rows. Returns
+ * the
  * newest row of the key, or NULL. */
 struct memtable_node *memtable_find_newest(struct memtable *memtable, struct bytes key,
                                            struct memtable_node **previous);

@@ -105,8 +105,8 @@ int lsm_reader_open(struct lsm *lsm, struct core *core, struct lsm_reader **resu
     atomic_store(&slot->floor, 0);
     reader_view_push(reader, atomic_load(&lsm->view));
     atomic_store(&slot->floor, reader->current->view->sequence);
-    core_handle(core, (uint16_t)(lsm->options.message_kind_base + LSM_MESSAGE_VIEW),
-                reader_on_view, reader);
+    core_handle(core, (uint16_t)(lsm->options.message_kind_base + LSM_MESSAGE_VIEW), reader_on_view,
+                reader);
     *result = reader;
     return 0;
 }
@@ -115,8 +115,7 @@ void lsm_reader_close(struct lsm_reader *reader)
 {
     invariant(reader->rows_held == 0 && reader->cursors_open == 0);
     invariant(reader->current->older == NULL && reader->current->pins == 0);
-    core_handle(reader->core,
-                (uint16_t)(reader->lsm->options.message_kind_base + LSM_MESSAGE_VIEW),
+    core_handle(reader->core, (uint16_t)(reader->lsm->options.message_kind_base + LSM_MESSAGE_VIEW),
                 reader_on_nothing, NULL);
     lsm_cursors_free(reader);
     block_cache_deinit(&reader->cache);
@@ -154,7 +153,8 @@ static int reader_block_read(struct reader_blocks *from, const struct lsm_table 
         status = sst_block_decode(table->number, table->path, handle, type, stored,
                                   offsetof(struct cache_block, data), &raw, &raw_bytes);
     else if (status == 0)
-        status = lsm_table_read_stored(table, handle, type, offsetof(struct cache_block, data), &raw, &raw_bytes);
+        status = lsm_table_read_stored(table, handle, type, offsetof(struct cache_block, data),
+                                       &raw, &raw_bytes);
     if (status < 0) {
         reader->stats.corrupt_blocks += status == ERR_CORRUPT;
         return status;
@@ -174,8 +174,7 @@ static int reader_block_acquire(struct table_blocks *blocks, const struct lsm_ta
 {
     struct reader_blocks *from = container_of(blocks, struct reader_blocks, blocks);
     struct lsm_reader *reader = from->reader;
-    struct cache_block *block =
-        block_cache_acquire(&reader->cache, table->number, handle.offset);
+    struct cache_block *block = block_cache_acquire(&reader->cache, table->number, handle.offset);
     if (likely(block != NULL)) {
         reader->stats.cache_hits++;
     } else {

@@ -1,8 +1,9 @@
 /*
- * reader.h - one core's door to the store: the view it uses, what its rows and cursors pin, its cache.
+ * reader.h - one core's door to the store: the view it uses, what its rows and cursors pin, its
+ * cache.
  *
- * Story     `views` is a list from the eldest view that something here still needs to the newest seen;
- *           the newest stays even when nothing needs it, and is what floor[core] announces.
+ * Story     `views` is a list from the eldest view that something here still needs to the newest
+ *           seen; the newest stays even when nothing needs it, and is what floor[core] announces.
  * Owner     Its core. See lsm_private.h for V1..V3.
  */
 #ifndef STORAGE_LSM_READER_H

@@ -1,9 +1,9 @@
 /*
  * sst_format.h - bytes of an SSTable: block trailer, footer, properties, internal keys.
  *
- * Story     docs/formats/sstable.md has the picture; tests/unit/test_sst.c compares its tables with the
- *           offsets below. Integers are little-endian, except the version inside an internal key, which
- *           is big-endian and inverted so that memcmp puts newer versions first.
+ * Story     docs/formats/sstable.md has the picture; tests/unit/test_sst.c compares its tables with
+ *           the offsets below. Integers are little-endian, except the version inside an internal
+ *           key, which is big-endian and inverted so that memcmp puts newer versions first.
  * Units     Offsets from the start of the file.
  */
 #ifndef STORAGE_LSM_SST_FORMAT_H
@@ -12,24 +12,25 @@
 #include "core/base.h"
 #include "storage/lsm/lsm.h"
 
-#define SST_MAGIC                  ((uint64_t)0x3154535354464152) /* "RAFTSST1" */
-#define SST_FORMAT                 ((uint32_t)1)
-#define SST_RESTART_INTERVAL       16
-#define SST_RESTART_BYTES          512 /* or after this much: large values cost a search most */
-#define SST_KEY_TRAILER_BYTES      12 /* ~main, ~sub: big-endian */
-#define SST_BLOCK_RAW_BYTES_MAX    ((uint32_t)(32 * 1024 * 1024))
-#define SST_WRITE_BYTES            ((uint32_t)(256 * 1024))
-#define SST_INDEX_BLOCK_BYTES      ((uint32_t)4096)
+#define SST_MAGIC               ((uint64_t)0x3154535354464152) /* "RAFTSST1" */
+#define SST_FORMAT              ((uint32_t)1)
+#define SST_RESTART_INTERVAL    16
+#define SST_RESTART_BYTES       512 /* or after this much: large values cost a search most */
+#define SST_KEY_TRAILER_BYTES   12  /* ~main, ~sub: big-endian */
+#define SST_BLOCK_RAW_BYTES_MAX ((uint32_t)(32 * 1024 * 1024))
+#define SST_WRITE_BYTES         ((uint32_t)(256 * 1024))
+#define SST_INDEX_BLOCK_BYTES   ((uint32_t)4096)
 
 enum sst_block_type {
     SST_BLOCK_DATA = 1,
-    SST_BLOCK_INDEX = 2,      /* last internal key of a data block -> its handle */
-    SST_BLOCK_TOP_INDEX = 3,  /* last internal key of an index block -> its handle */
+    SST_BLOCK_INDEX = 2,     /* last internal key of a data block -> its handle */
+    SST_BLOCK_TOP_INDEX = 3, /* last internal key of an index block -> its handle */
     SST_BLOCK_FILTER = 4,
     SST_BLOCK_PROPERTIES = 5,
 };
 
-/* After each stored block. crc32c over: file number, block offset, stored payload, trailer[0..8). */
+/* After each stored block. crc32c over: file number, block offset, stored payload, trailer[0..8).
+ * */
 enum sst_trailer_offset {
     SST_TRAILER_COMPRESSION = 0, /* u8 */
     SST_TRAILER_TYPE = 1,        /* u8 */
@@ -57,18 +58,18 @@ enum sst_footer_offset {
 };
 
 enum sst_properties_offset {
-    SST_PROPERTIES_ROWS = 0,             /* u64 */
-    SST_PROPERTIES_TOMBSTONES = 8,       /* u64 */
-    SST_PROPERTIES_SUPERSEDED = 16,      /* u64: rows with a newer row of their key in this table */
-    SST_PROPERTIES_KEY_BYTES = 24,       /* u64: sum of user keys */
-    SST_PROPERTIES_VALUE_BYTES = 32,     /* u64 */
-    SST_PROPERTIES_DATA_BYTES = 40,      /* u64: data blocks as stored; they start the file */
-    SST_PROPERTIES_DATA_BLOCKS = 48,     /* u64 */
-    SST_PROPERTIES_INDEX_BLOCKS = 56,    /* u64 */
-    SST_PROPERTIES_VERSION_FIRST = 64,   /* u64: smallest version.main */
-    SST_PROPERTIES_VERSION_LAST = 72,    /* u64: largest version.main */
-    SST_PROPERTIES_SMALLEST_BYTES = 80,  /* u32: then the smallest user key ... */
-    SST_PROPERTIES_LARGEST_BYTES = 84,   /* u32: ... and the largest */
+    SST_PROPERTIES_ROWS = 0,            /* u64 */
+    SST_PROPERTIES_TOMBSTONES = 8,      /* u64 */
+    SST_PROPERTIES_SUPERSEDED = 16,     /* u64: rows with a newer row of their key in this table */
+    SST_PROPERTIES_KEY_BYTES = 24,      /* u64: sum of user keys */
+    SST_PROPERTIES_VALUE_BYTES = 32,    /* u64 */
+    SST_PROPERTIES_DATA_BYTES = 40,     /* u64: data blocks as stored; they start the file */
+    SST_PROPERTIES_DATA_BLOCKS = 48,    /* u64 */
+    SST_PROPERTIES_INDEX_BLOCKS = 56,   /* u64 */
+    SST_PROPERTIES_VERSION_FIRST = 64,  /* u64: smallest version.main */
+    SST_PROPERTIES_VERSION_LAST = 72,   /* u64: largest version.main */
+    SST_PROPERTIES_SMALLEST_BYTES = 80, /* u32: then the smallest user key ... */
+    SST_PROPERTIES_LARGEST_BYTES = 84,  /* u32: ... and the largest */
     SST_PROPERTIES_KEYS = 88,
 };
 
@@ -85,7 +86,8 @@ struct sst_handle {
     uint32_t bytes;
 };
 
-/* ---- internal keys: user key, then SST_KEY_TRAILER_BYTES of inverted version ------------------- */
+/* ---- internal keys: user key, then SST_KEY_TRAILER_BYTES of inverted version -------------------
+ * */
 
 static inline void sst_trailer_store(uint8_t *to, struct lsm_version version)
 {
@@ -120,7 +122,8 @@ static inline int sst_key_compare(const uint8_t *internal, size_t bytes,
     return order != 0 ? order : memcmp(internal + user, target->trailer, SST_KEY_TRAILER_BYTES);
 }
 
-/* ---- varints ---------------------------------------------------------------------------------- */
+/* ---- varints ----------------------------------------------------------------------------------
+ * */
 
 static inline uint8_t *sst_varint_store(uint8_t *to, uint64_t value)
 {

@@ -303,8 +303,7 @@ static int sst_writer_indexes(struct sst_writer *writer, struct sst_handle *top)
         const struct sst_raw_block *block = &writer->index_blocks[i];
         struct sst_handle handle;
         struct bytes raw = bytes_make(writer->index_raw.bytes + block->start, block->bytes);
-        int status =
-            sst_writer_block(writer, raw, SST_BLOCK_INDEX, LSM_COMPRESSION_NONE, &handle);
+        int status = sst_writer_block(writer, raw, SST_BLOCK_INDEX, LSM_COMPRESSION_NONE, &handle);
         if (status < 0)
             return status;
         sst_index_add(&writer->top,

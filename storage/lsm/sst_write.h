@@ -1,9 +1,9 @@
 /*
  * sst_write.h - writes one SSTable from rows in order.
  *
- * Story     Blocks are built, compressed and checksummed into one of two aligned buffers while the other
- *           is on its way to the disk. The file is new and nothing names it before sst_writer_finish()
- *           returned 0, so a failure at any point is answered by abandoning it.
+ * Story     Blocks are built, compressed and checksummed into one of two aligned buffers while the
+ *           other is on its way to the disk. The file is new and nothing names it before
+ *           sst_writer_finish() returned 0, so a failure at any point is answered by abandoning it.
  * Owner     One fiber; every call may wait.
  * Durable   After sst_writer_finish() the bytes are; the name needs a sync of the directory.
  * Errors    -errno from the disk; then only sst_writer_abandon() is allowed.

@@ -200,11 +200,11 @@ static int lsm_table_read_footer(struct lsm_table *table, struct sst_footer *foo
     int status = lsm_buffer_acquire(&buffer, IO_ALIGN_BYTES);
     if (status < 0)
         return status;
-    status = lsm_table_read_span(table, offset, SST_FOOTER_BYTES, buffer.bytes, IO_ALIGN_BYTES,
-                                 &skip);
+    status =
+        lsm_table_read_span(table, offset, SST_FOOTER_BYTES, buffer.bytes, IO_ALIGN_BYTES, &skip);
     if (status == 0) {
-        const char *reason =
-            sst_footer_parse(buffer.bytes + skip, table->number, table->file_bytes, footer, &status);
+        const char *reason = sst_footer_parse(buffer.bytes + skip, table->number, table->file_bytes,
+                                              footer, &status);
         if (reason != NULL)
             lsm_table_log_corrupt(table->path, offset, reason);
     }
@@ -226,8 +226,10 @@ static int lsm_bytes_copy(struct bytes *to, const uint8_t *from, size_t bytes)
 static int lsm_table_take_properties(struct lsm_table *table, const uint8_t *raw, uint32_t bytes)
 {
     struct sst_properties *properties = &table->properties;
-    uint64_t smallest = bytes < SST_PROPERTIES_KEYS ? 0 : le32_load(raw + SST_PROPERTIES_SMALLEST_BYTES);
-    uint64_t largest = bytes < SST_PROPERTIES_KEYS ? 0 : le32_load(raw + SST_PROPERTIES_LARGEST_BYTES);
+    uint64_t smallest =
+        bytes < SST_PROPERTIES_KEYS ? 0 : le32_load(raw + SST_PROPERTIES_SMALLEST_BYTES);
+    uint64_t largest =
+        bytes < SST_PROPERTIES_KEYS ? 0 : le32_load(raw + SST_PROPERTIES_LARGEST_BYTES);
     if (smallest == 0 || largest == 0 || SST_PROPERTIES_KEYS + smallest + largest != bytes)
         return ERR_CORRUPT;
     properties->rows = le64_load(raw + SST_PROPERTIES_ROWS);

@@ -1,9 +1,9 @@
 /*
  * table.h - an open SSTable: immutable once open, shared by all cores; and the levels made of them.
  *
- * Story     Opening reads and verifies footer, properties, top index and bloom filter and keeps them;
- *           index and data blocks are read on demand. A table lives as long as a `struct lsm_levels`
- *           names it, those as long as a view does.
+ * Story     Opening reads and verifies footer, properties, top index and bloom filter and keeps
+ *           them; index and data blocks are read on demand. A table lives as long as a `struct
+ *           lsm_levels` names it, those as long as a view does.
  * Owner     Reference counts belong to the raft core. Everything else never changes.
  * Threads   Any core reads.
  */
@@ -53,7 +53,8 @@ void lsm_buffer_release(struct lsm_buffer *buffer); /* on the same core */
 uint32_t sst_block_crc(uint64_t number, uint64_t offset, const uint8_t *payload,
                        uint32_t payload_bytes, const uint8_t *trailer);
 
-/* Verifies and expands the stored block at `stored`. `raw` is malloc'ed, the block starts `headroom`
+/* Verifies and expands the stored block at `stored`. `raw` is malloc'ed, the block starts
+ * `headroom`
  * bytes into it. */
 must_check int sst_block_decode(uint64_t number, const char *path, struct sst_handle handle,
                                 enum sst_block_type type, const uint8_t *stored, size_t headroom,
@@ -64,7 +65,8 @@ must_check int lsm_table_read_stored(const struct lsm_table *table, struct sst_h
                                      enum sst_block_type type, size_t headroom, uint8_t **raw,
                                      uint32_t *raw_bytes);
 
-/* [fiber] Direct read that covers [offset, offset + bytes), rounded to IO_ALIGN_BYTES on both sides,
+/* [fiber] Direct read that covers [offset, offset + bytes), rounded to IO_ALIGN_BYTES on both
+ * sides,
  * into `into`; `*skip` bytes precede what was asked for. */
 must_check int lsm_table_read_span(const struct lsm_table *table, uint64_t offset, uint32_t bytes,
                                    uint8_t *into, uint32_t into_bytes, uint32_t *skip);

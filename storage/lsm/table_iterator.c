@@ -123,9 +123,9 @@ static int table_iterator_descend(struct table_iterator *iterator, struct block_
     struct table_window *window =
         is_data && iterator->forward && iterator->window.capacity > 0 ? &iterator->window : NULL;
     struct bytes raw;
-    int status = iterator->blocks->acquire(iterator->blocks, iterator->table, handle,
-                                           is_data ? SST_BLOCK_DATA : SST_BLOCK_INDEX, window,
-                                           &raw, pin);
+    int status =
+        iterator->blocks->acquire(iterator->blocks, iterator->table, handle,
+                                  is_data ? SST_BLOCK_DATA : SST_BLOCK_INDEX, window, &raw, pin);
     if (status < 0)
         return status;
     *offset = handle.offset;

@@ -1,11 +1,11 @@
 /*
  * table_iterator.h - walks one SSTable in either direction: top index, index block, data block.
  *
- * Story     Blocks come from whoever iterates: a reader's cache, or plain memory for compaction. Steps
- *           in key order read ahead through a window, so a scan costs one I/O per window.
+ * Story     Blocks come from whoever iterates: a reader's cache, or plain memory for compaction.
+ *           Steps in key order read ahead through a window, so a scan costs one I/O per window.
  * Owner     One fiber at a time. Pins at most one index and one data block.
- * Errors    Moves return 1 (on a row), 0 (past the end), ERR_WOULD_WAIT, ERR_CORRUPT or -errno; after
- *           an error only another seek or deinit is allowed.
+ * Errors    Moves return 1 (on a row), 0 (past the end), ERR_WOULD_WAIT, ERR_CORRUPT or -errno;
+ *           after an error only another seek or deinit is allowed.
  */
 #ifndef STORAGE_LSM_TABLE_ITERATOR_H
 #define STORAGE_LSM_TABLE_ITERATOR_H
@@ -22,7 +22,8 @@ struct table_window {
 
 void table_window_init(struct table_window *window, uint32_t capacity);
 void table_window_deinit(struct table_window *window);
-/* [fiber] The stored block, from the window or read with what follows it; NULL in `stored` when it is
+/* [fiber] The stored block, from the window or read with what follows it; NULL in `stored` when it
+ * is
  * too large for a window. */
 must_check int table_window_read(struct table_window *window, const struct lsm_table *table,
                                  struct sst_handle handle, const uint8_t **stored);

@@ -35,8 +35,8 @@ Test(bloom, contains_what_was_added_and_little_else)
         uint64_t passed = 0;
         for (uint64_t i = 0; i < 20000; i++)
             passed += bloom_may_contain(bytes_make(filter, bytes), hash_of(1000000 + i));
-        cr_assert_leq((double)passed / 20000, cases[c].false_positives_max, "%s: %lu",
-                      cases[c].why, passed);
+        cr_assert_leq((double)passed / 20000, cases[c].false_positives_max, "%s: %lu", cases[c].why,
+                      passed);
         free(filter);
     }
 }

@@ -108,7 +108,8 @@ static void check_all(struct prng *prng, uint64_t version)
     }
 }
 
-/* ---- the differential test -------------------------------------------------------------------- */
+/* ---- the differential test --------------------------------------------------------------------
+ * */
 
 static void write_batches(struct prng *prng, uint64_t *version, uint32_t batches)
 {
@@ -196,7 +197,8 @@ Test(lsm, agrees_with_a_sorted_array_through_flushes_compactions_and_restarts)
     in_fiber(differential);
 }
 
-/* ---- the writer ------------------------------------------------------------------------------- */
+/* ---- the writer -------------------------------------------------------------------------------
+ * */
 
 static void hot_put(void)
 {
@@ -262,7 +264,8 @@ Test(lsm, a_memtable_is_not_flushed_beyond_the_durable_log)
     in_fiber(not_ahead_of_the_log);
 }
 
-/* ---- pins ------------------------------------------------------------------------------------- */
+/* ---- pins -------------------------------------------------------------------------------------
+ * */
 
 static void pinned(void)
 {
@@ -311,7 +314,8 @@ Test(lsm, a_row_and_a_cursor_keep_what_they_point_to_and_no_more)
     in_fiber(pinned);
 }
 
-/* ---- compaction filter ------------------------------------------------------------------------ */
+/* ---- compaction filter ------------------------------------------------------------------------
+ * */
 
 static uint64_t watermark;
 static int filter_jobs;

@@ -1,5 +1,6 @@
 /*
- * test_lsm.h - a core with one fiber, a scratch directory and tiny memtables and tables, for the tests
+ * test_lsm.h - a core with one fiber, a scratch directory and tiny memtables and tables, for the
+ * tests
  * of storage/lsm/; and the model that they compare with: a sorted array of rows.
  *
  * Owner     The test program that includes it; one world at a time.
@@ -235,7 +236,7 @@ static inline struct model_row model_random_row(struct prng *prng, uint64_t vers
     row.tombstone = prng_chance(prng, 1, 8);
     if (!row.tombstone)
         row.value_bytes = prng_chance(prng, 1, 100) ? (uint32_t)prng_below(prng, 9000)
-                                                     : (uint32_t)prng_below(prng, 200);
+                                                    : (uint32_t)prng_below(prng, 200);
     return row;
 }
 

@@ -60,8 +60,8 @@ Test(manifest, damage_is_told_from_a_torn_tail)
         if (cases[i].flip != 0)
             file[cases[i].flip] ^= 1;
         manifest_state_init(&state);
-        int status = manifest_replay(bytes_make(file, cases[i].size), 7, &state, NULL, &reason,
-                                     &offset);
+        int status =
+            manifest_replay(bytes_make(file, cases[i].size), 7, &state, NULL, &reason, &offset);
         cr_assert_eq(status, cases[i].want, "%s: %s", cases[i].why, reason);
         if (status == 0) {
             cr_assert_eq(state.flushed_index, cases[i].flushed, "%s", cases[i].why);
@@ -81,7 +81,8 @@ Test(manifest, damage_is_told_from_a_torn_tail)
     manifest_state_deinit(&state);
 }
 
-/* ---- start-up ---------------------------------------------------------------------------------- */
+/* ---- start-up ----------------------------------------------------------------------------------
+ * */
 
 static void make_store(const char *dir)
 {

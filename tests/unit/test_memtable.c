@@ -27,8 +27,8 @@ Test(memtable, rows_come_by_key_and_then_newest_first)
         {"a shorter one", "k/pref", 7},
         {"another table", "r", 8},
     };
-    static const char *const want[] = {"k",          "k/b",        "k/b", "k/pref", "k/prefix",
-                                       "k/prefix-1", "k/prefix-2", "r"};
+    static const char *const want[] = {"k",        "k/b",        "k/b",        "k/pref",
+                                       "k/prefix", "k/prefix-1", "k/prefix-2", "r"};
     struct memtable *memtable = memtable_create(MIB, 1);
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++)
         insert(memtable, rows[i].key, rows[i].version);
@@ -141,7 +141,8 @@ Test(memtable, a_value_larger_than_a_chunk_has_its_own)
     memtable_destroy(memtable);
 }
 
-/* ---- readers beside the writer ----------------------------------------------------------------- */
+/* ---- readers beside the writer -----------------------------------------------------------------
+ * */
 
 struct race {
     struct memtable *memtable;
@@ -161,8 +162,8 @@ static void *race_read(void *argument)
             continue;
         uint64_t wanted = 1 + prng_below(&prng, version);
         snprintf(key, sizeof(key), "k/%03lu", wanted % 1000);
-        const struct memtable_node *node = memtable_seek(
-            race->memtable, bytes_from_text(key), (struct lsm_version){wanted, UINT32_MAX});
+        const struct memtable_node *node = memtable_seek(race->memtable, bytes_from_text(key),
+                                                         (struct lsm_version){wanted, UINT32_MAX});
         cr_assert_not_null(node);
         cr_assert_eq(node->version_main, wanted);
         struct lsm_row row;

@@ -7,7 +7,8 @@
 
 TestSuite(sst, .init = world_open, .fini = world_close, .timeout = 240);
 
-/* ---- docs/formats ------------------------------------------------------------------------------ */
+/* ---- docs/formats ------------------------------------------------------------------------------
+ * */
 
 static const struct {
     const char *name;
@@ -78,7 +79,8 @@ Test(sst, the_documents_give_the_offsets_of_the_code)
     }
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------ */
+/* ---- blocks ------------------------------------------------------------------------------------
+ * */
 
 Test(sst, a_block_is_walked_both_ways_and_searched)
 {
@@ -120,7 +122,8 @@ Test(sst, a_block_is_walked_both_ways_and_searched)
     block_builder_deinit(&builder);
 }
 
-/* ---- damage ------------------------------------------------------------------------------------ */
+/* ---- damage ------------------------------------------------------------------------------------
+ * */
 
 static char table_path[128];
 
@@ -179,8 +182,8 @@ static void damage(void)
     cr_assert_eq(lsm_dump_sst(table_path, &visitor), 0);
     cr_assert_eq(visited_rows, 400);
     struct lsm_table *table;
-    cr_assert_eq(lsm_table_open(table_path, strtoul(strrchr(table_path, '/') + 1, NULL, 10), &table),
-                 0);
+    cr_assert_eq(
+        lsm_table_open(table_path, strtoul(strrchr(table_path, '/') + 1, NULL, 10), &table), 0);
     uint64_t bytes = table->file_bytes;
     lsm_table_close(table, false);
     uint32_t noticed = 0, flips = 0;
@@ -189,8 +192,8 @@ static void damage(void)
         int status = lsm_dump_sst(table_path, &visitor);
         flip(table_path, offset, 0x10);
         flips++;
-        cr_assert(status == 0 || status == ERR_CORRUPT || status == ERR_VERSION, "%lu: %s",
-                  offset, err_text(status));
+        cr_assert(status == 0 || status == ERR_CORRUPT || status == ERR_VERSION, "%lu: %s", offset,
+                  err_text(status));
         noticed += status != 0;
     }
     cr_assert_gt(noticed, flips / 2, "only padding may go unnoticed: %u of %u", noticed, flips);

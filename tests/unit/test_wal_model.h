@@ -4,7 +4,8 @@
  *
  * Story     Every part of every append is an event, in the order the log writes them: hard state
  *           first, then entries one by one, then markers. model_check() replays the stream and
- * looks for a prefix that equals the recovered log. Any driver can use it, on a real or on a
+ *           looks for a prefix that equals the recovered log. Any driver can use it, on a real or
+ *           on a
  *           simulated disk.
  */
 #ifndef TESTS_UNIT_TEST_WAL_MODEL_H
