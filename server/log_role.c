@@ -53,6 +53,41 @@ static void on_turn_end(void *context)
                           memory_order_relaxed);
 }
 
+struct cut {
+    struct wal_append append;
+    struct fiber_event done;
+};
+
+static void cut_done(struct wal_append *append)
+{
+    fiber_event_signal(&container_of(append, struct cut, append)->done);
+}
+
+/* A node that is alone: blocks that were in flight at the crash, and that nothing proves durable,
+ * were
+ * never acknowledged by it, because it acknowledges only what it knows durable, in order. No other
+ * member can have them either. Proven damage stays: the start refuses it. */
+static void cut_unproven(struct log_role *role, struct wal_recovered *recovered)
+{
+    struct wal_fault fault;
+    for (uint32_t i = 0; wal_fault_get(role->wal, i, &fault); i++)
+        if (fault.proven)
+            return;
+    uint64_t last = recovered->fault_first_index - 1;
+    log_warn("log cut at blocks in flight when the process ended", LOG_U64("kept_to", last),
+             LOG_U64("dropped_to", recovered->last_index), LOG_TEXT("reason", recovered->reason));
+    struct cut cut = {.append = {.kind = WAL_APPEND_CUT, .index = last, .done = cut_done}};
+    queue_link_init(&cut.append.link);
+    fiber_event_init(&cut.done);
+    wal_append(role->wal, &cut.append);
+    wal_flush(role->wal);
+    fiber_event_wait(&cut.done);
+    recovered->last_index = last;
+    recovered->last_term =
+        last >= recovered->first_index ? wal_term(role->wal, last) : recovered->base_term;
+    recovered->verdict = WAL_VERDICT_TORN;
+}
+
 int log_role_start(struct node *node, struct core *core, struct wal_recovered *recovered)
 {
     char directory[CONFIG_TEXT_BYTES + 8];
@@ -68,6 +103,8 @@ int log_role_start(struct node *node, struct core *core, struct wal_recovered *r
         free(role);
         return error;
     }
+    if (recovered->verdict == WAL_VERDICT_FAULTY)
+        cut_unproven(role, recovered);
     node->log = role;
     core_handle(core, MESSAGE_LOG_APPEND, on_append, role);
     core_handle(core, MESSAGE_LOG_RELEASE, on_release, role);

@@ -174,6 +174,19 @@ static void hash_start(struct rpc_call *call, int64_t revision, bool kv)
     rpc_fail(call, ERR_TOO_MANY_REQUESTS);
 }
 
+/* etcd takes a negative revision at its word: nothing is that old, unless it was compacted away. */
+static void hash_of_nothing(struct rpc_call *call, int64_t revision)
+{
+    struct mvcc_state state = mvcc_shared_state(call_frontend(call)->node->mvcc_shared);
+    struct hash_job job = {.call = call, .revision = revision, .kv = true};
+    struct mvcc_hash hash = {
+        .hash_revision = revision, .compacted = state.compacted, .revision = state.revision};
+    if (revision < state.compacted)
+        rpc_fail(call, ERR_COMPACTED);
+    else
+        reply_hash(&job, &hash);
+}
+
 void maintenance_service_hash(struct rpc_call *call)
 {
     hash_start(call, 0, false);
@@ -189,7 +202,10 @@ void maintenance_service_hash_kv(struct rpc_call *call)
     }
     int64_t revision = request->revision;
     etcdserverpb__hash_kvrequest__free_unpacked(request, NULL);
-    hash_start(call, revision, true);
+    if (revision < 0)
+        hash_of_nothing(call, revision);
+    else
+        hash_start(call, revision, true);
 }
 
 /* ---- members -------------------------------------------------------------------------------- */
@@ -242,9 +258,45 @@ void maintenance_service_member_list(struct rpc_call *call)
         member_list_go(call, 0);
 }
 
+/* Only the server as a whole, service "", is known. */
+static bool health_is_known(struct bytes request)
+{
+    Grpc__Health__V1__HealthCheckRequest *decoded =
+        grpc__health__v1__health_check_request__unpack(NULL, request.size, request.data);
+    bool known = decoded != NULL && decoded->service[0] == '\0';
+    if (decoded != NULL)
+        grpc__health__v1__health_check_request__free_unpacked(decoded, NULL);
+    return known;
+}
+
 void maintenance_service_health_check(struct rpc_call *call)
 {
     Grpc__Health__V1__HealthCheckResponse response = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
     response.status = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
-    reply_packed(call, &response.base);
+    if (health_is_known(call->request))
+        reply_packed(call, &response.base);
+    else
+        rpc_fail_text(call, GRPC_NOT_FOUND, "unknown service");
+}
+
+static void health_watch_ended(struct rpc_call *call)
+{
+    rpc_finish(call, ERR_CANCELED);
+}
+
+/* The state at once, and nothing more: it does not change while the node serves. */
+void maintenance_service_health_watch(struct rpc_call *call)
+{
+    Grpc__Health__V1__HealthCheckResponse response = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
+    uint8_t message[16];
+    response.status =
+        health_is_known(call->request)
+            ? GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING
+            : GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVICE_UNKNOWN;
+    size_t bytes = protobuf_c_message_get_packed_size(&response.base);
+    invariant(bytes <= sizeof(message));
+    protobuf_c_message_pack(&response.base, message);
+    bool sent = rpc_send_message(call, bytes_make(message, bytes));
+    invariant(sent); /* the first message into an empty queue is always taken */
+    call->canceled = health_watch_ended;
 }

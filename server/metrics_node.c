@@ -213,10 +213,10 @@ static void method_labels(const struct rpc_method *method, char *labels, size_t 
 {
     static const char *const kinds[] = {"unary", "server_stream", "bidi_stream"};
     const char *slash = strrchr(method->path, '/');
-    snprintf(labels, bytes, "grpc_type=\"%s\",grpc_service=\"%.*s\",grpc_method=\"%s\"%s%s%s",
-             kinds[method->kind], (int)(slash - method->path - 1), method->path + 1, slash + 1,
-             code != NULL ? ",grpc_code=\"" : "", code != NULL ? code : "",
-             code != NULL ? "\"" : "");
+    snprintf(labels, bytes, "%s%s%sgrpc_method=\"%s\",grpc_service=\"%.*s\",grpc_type=\"%s\"",
+             code != NULL ? "grpc_code=\"" : "", code != NULL ? code : "",
+             code != NULL ? "\"," : "", slash + 1, (int)(slash - method->path - 1),
+             method->path + 1, kinds[method->kind]);
 }
 
 static void register_methods(struct metrics *metrics, const struct rpc_server_stats *stats)

@@ -21,6 +21,7 @@ struct range_stream {
     size_t filled, taken;
     size_t total_bytes; /* measured */
     bool released;      /* the transport let go of the call */
+    bool messages;      /* RangeStream */
     bool waiting;       /* the source answered RPC_SOURCE_WAIT */
     int error;
 };
@@ -49,6 +50,8 @@ static int stream_open(struct range_stream *stream)
     int error = kv_decode_range(copy, &stream->request);
     if (error < 0)
         return error;
+    if (stream->messages) /* a target without an order is ignored here, as etcd does */
+        stream->request.sort_target = MVCC_SORT_KEY;
     return mvcc_range_open(stream->frontend->reader, &stream->request, &stream->arena,
                            &stream->scan);
 }
@@ -286,6 +289,7 @@ static void messages_run(void *argument)
     struct mvcc_range_result result;
     stream->call->context = stream;
     stream->call->writable = stream_writable;
+    stream->messages = true;
     int error = stream_open(stream);
     if (error == 0)
         error = mvcc_range_measure(stream->scan, NULL, NULL, &result);

@@ -50,7 +50,8 @@ const struct rpc_method service_methods[] = {
     MISSING(18, "/etcdserverpb.Cluster/MemberPromote"),
 
     METHOD(19, "/grpc.health.v1.Health/Check", 0, RPC_UNARY, maintenance_service_health_check),
-    MISSING_STREAM(20, "/grpc.health.v1.Health/Watch"),
+    METHOD(20, "/grpc.health.v1.Health/Watch", 0, RPC_SERVER_STREAM,
+           maintenance_service_health_watch),
 
     MISSING_STREAM(21, "/etcdserverpb.Watch/Watch"),
     MISSING(22, "/etcdserverpb.Lease/LeaseGrant"),

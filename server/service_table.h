@@ -32,5 +32,6 @@ void maintenance_service_hash(struct rpc_call *call);
 void maintenance_service_hash_kv(struct rpc_call *call);
 void maintenance_service_member_list(struct rpc_call *call);
 void maintenance_service_health_check(struct rpc_call *call);
+void maintenance_service_health_watch(struct rpc_call *call);
 
 #endif

@@ -18,7 +18,8 @@ int mvcc_check_range(const struct mvcc_range_request *request)
 
 int mvcc_check_range_stream(const struct mvcc_range_request *request)
 {
-    if (request->sort_target != MVCC_SORT_KEY || request->sort_order == MVCC_SORT_DESCEND)
+    bool ordered = request->sort_order != MVCC_SORT_NONE && request->sort_target != MVCC_SORT_KEY;
+    if (ordered || request->sort_order == MVCC_SORT_DESCEND)
         return ERR_STREAM_SORT;
     if (request->min_mod_revision != 0 || request->max_mod_revision != 0 ||
         request->min_create_revision != 0 || request->max_create_revision != 0)

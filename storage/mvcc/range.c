@@ -202,8 +202,19 @@ static int measure_walk(struct mvcc_range_scan *scan, const struct measure *meas
     return found;
 }
 
+/* A target without an order sorts what a plain read would have fetched: as etcd has it, the first
+ * limit + 1 keys in key order. With an order, or a filter, everything is sorted before the limit.
+ * */
+static uint64_t sorted_keys_max(const struct mvcc_range_scan *scan)
+{
+    const struct mvcc_range_request *request = scan->request;
+    bool all = request->sort_order != MVCC_SORT_NONE || scan->filtered || request->limit <= 0;
+    return all ? UINT64_MAX : (uint64_t)request->limit + 1;
+}
+
 static int measure_sorted(struct mvcc_range_scan *scan, const struct measure *measure)
 {
+    uint64_t keys_max = sorted_keys_max(scan);
     const struct mvcc_range_request *request = scan->request;
     struct mvcc_range_result *result = &scan->result;
     uint32_t step = 0;
@@ -212,7 +223,7 @@ static int measure_sorted(struct mvcc_range_scan *scan, const struct measure *me
     while ((found = scan_step(scan, true, &kv)) > 0) {
         result->count++;
         mvcc_breathe(&step);
-        if (!passes_filters(request, &kv))
+        if (!passes_filters(request, &kv) || scan->sorter.added == keys_max)
             continue;
         if (request->sort_target != MVCC_SORT_VALUE)
             strip(request, &kv);

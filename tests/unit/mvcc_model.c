@@ -291,6 +291,11 @@ static void do_range(struct model *model, const struct mvcc_range_request *reque
         if (!request->count_only && !filtered_out(request, &kv))
             result->kvs[result->kv_count++] = copy_kv(arena, kv);
     }
+    bool filters = request->min_mod_revision != 0 || request->max_mod_revision != 0 ||
+                   request->min_create_revision != 0 || request->max_create_revision != 0;
+    if (request->sort_order == MVCC_SORT_NONE && !filters && request->limit > 0 &&
+        result->kv_count > request->limit + 1)
+        result->kv_count = (uint32_t)request->limit + 1; /* etcd fetches no more before it sorts */
     sort_kvs(result->kvs, result->kv_count, request->sort_target,
              request->sort_order == MVCC_SORT_DESCEND);
     if (request->limit > 0 && result->kv_count > request->limit) {
