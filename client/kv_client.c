@@ -112,6 +112,16 @@ static void kv_client_wake_waiting(struct kv_client *client)
     }
 }
 
+/* Its timer woke it: a signal of its own, left behind, would keep it from ever waiting again. */
+static void kv_client_stop_waiting(struct kv_client *client, struct kv_call *call)
+{
+    for (uint32_t count = client->waiting.count; count > 0; count--) {
+        struct queue_link *link = queue_pop(&client->waiting);
+        if (link != &call->waiting)
+            queue_append(&client->waiting, link);
+    }
+}
+
 /* The next endpoint's turn; a pause, longer each time, after every round in which none answered. */
 static void kv_client_dial_failed(struct kv_client *client, uint32_t endpoint_index, int error)
 {
@@ -347,7 +357,7 @@ static struct kv_link *kv_call_connect(struct kv_client *client, struct kv_call 
         queue_append(&client->waiting, &call->waiting);
         kv_call_wait(client, call, link == NULL ? client->redial_ns : TIMER_NEVER);
         if (call->waiting.next != QUEUE_LINK_IDLE)
-            kv_client_wake_waiting(client); /* takes this one off as well; the others look again */
+            kv_client_stop_waiting(client, call);
     }
 }
 
