@@ -2,6 +2,7 @@
 // the replies have to be equal, down to revisions, error codes and error texts.
 //
 //	RAFTD        program under test     [../../build/release/bin/raftd]
+//	RAFTCTL      raftctl beside etcdctl   [../../build/release/bin/raftctl]
 //	RAFTD_FLAGS  more flags for it, separated by blanks
 //	PEER         the etcd to compare with [../../build/peers/etcd]
 //	ETCDCTL      etcdctl of that version  [../../build/peers/etcdctl]
