@@ -188,6 +188,13 @@ static inline void append_hard_state(struct wal *wal, uint64_t term, uint64_t vo
     batch_wait(batch);
 }
 
+/* Until the keeper has done all it can: what is released is gone, enough is prepared. */
+static inline void await_keeper(struct wal *wal)
+{
+    while (wal->keeper_event.waiter == NULL || wal->keeper_event.signalled)
+        fiber_yield();
+}
+
 /* The directory as a crash at this instant would leave it. */
 static inline void copy_log(const char *from, const char *to)
 {

@@ -490,6 +490,7 @@ static void stale_blocks(void)
     for (; index <= 3000; index += 10) {
         append_wait(wal, index, 10, 1, 300);
         wal_release(wal, index > 50 ? index - 50 : 0);
+        await_keeper(wal);
     }
     cr_assert_gt(wal_stats(wal)->segments_recycled, 3);
     copy_log(log, crashed);
