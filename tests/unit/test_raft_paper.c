@@ -5,9 +5,11 @@
  * A log is written as the terms of its entries: "122" holds terms 1, 2, 2 at indices 1 to 3.
  */
 #include "consensus/raft_internal.h"
-#include "tools/raft-repl/cluster.c"
+#include "core/invariant.h"
+#include "tools/raft-repl/cluster.h"
 
 #include <criterion/criterion.h>
+#include <stdlib.h>
 
 #define TICKS 10 /* election timeout of these tests */
 

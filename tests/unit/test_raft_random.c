@@ -7,9 +7,12 @@
  *
  * RAFT_SEED=n runs one seed, RAFT_SEEDS=n that many from 1.
  */
-#include "tools/raft-repl/cluster.c"
+#include "core/invariant.h"
+#include "tools/raft-repl/cluster.h"
 
 #include <criterion/criterion.h>
+#include <inttypes.h>
+#include <stdlib.h>
 
 #define SEEDS_DEFAULT  100
 #define STEPS_PER_SEED 10000

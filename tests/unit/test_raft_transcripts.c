@@ -3,11 +3,12 @@
  * after it, up to a dot, are its answer. Other lines are comments. RAFT_REWRITE=1 (what
  * tests/raft/run --rewrite sets) writes the answers into the files instead, for review as a diff.
  */
-#include "tools/raft-repl/cluster.c"
-#include "tools/raft-repl/repl.c"
+#include "tools/raft-repl/command.h"
+#include "tools/raft-repl/repl.h"
 
 #include <criterion/criterion.h>
 #include <dirent.h>
+#include <stdlib.h>
 
 /* Tests run from the source tree or from somewhere in a build directory below it. */
 static DIR *transcripts_open(char *directory, size_t size)
@@ -27,7 +28,7 @@ static DIR *transcripts_open(char *directory, size_t size)
 static char *replay(FILE *in, size_t *size)
 {
     char *text = NULL;
-    char line[LINE_BYTES_MAX];
+    char line[COMMAND_LINE_BYTES_MAX];
     bool answer = false; /* inside an old one */
     FILE *out = open_memstream(&text, size);
     struct repl *repl = repl_open();
@@ -51,7 +52,7 @@ static char *replay(FILE *in, size_t *size)
 static char *slurp(FILE *in, size_t *size)
 {
     char *text = NULL;
-    char line[LINE_BYTES_MAX];
+    char line[COMMAND_LINE_BYTES_MAX];
     FILE *out = open_memstream(&text, size);
     while (fgets(line, sizeof(line), in) != NULL)
         fputs(line, out);

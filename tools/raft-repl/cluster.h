@@ -5,8 +5,7 @@
  *           work that its core issued, and the core itself. One queue holds all messages between
  *           nodes. Nothing happens by itself: the caller chooses every step, so that a
  *           transcript or a seed decides the schedule. Every applied entry is compared over all
- *           nodes, and every
- *           leader with its term: a violation stops the process.
+ *           nodes, and every leader with its term: a violation stops the process.
  * Owner     The caller owns struct cluster; nodes, messages and payloads belong to it and are freed
  *           by cluster_deinit().
  * Threads   One.
@@ -21,10 +20,11 @@
 
 #include <stdio.h>
 
-#define CLUSTER_NODES_MAX 16
-#define CLUSTER_INDEX_MAX 65536
-#define CLUSTER_TERM_MAX  65536
-#define CLUSTER_TICK_NS   NS_PER_MS
+#define CLUSTER_NODES_MAX  16
+#define CLUSTER_INDEX_MAX  65536
+#define CLUSTER_TERM_MAX   65536
+#define CLUSTER_ROUNDS_MAX 10000
+#define CLUSTER_TICK_NS    NS_PER_MS
 
 /* A message with what it points at. */
 struct cluster_message {
@@ -140,7 +140,8 @@ struct cluster_message *cluster_message_copy(struct cluster *cluster,
 void cluster_message_free(struct cluster_message *message);
 void cluster_message_step(struct cluster *cluster, struct cluster_message *message);
 
-/* ready, deliver, append, apply over `ids` in order until nothing moves. Rounds done. */
+/* ready, deliver, append, apply over `ids` in order until nothing moves. Rounds done; it gives up
+ * after CLUSTER_ROUNDS_MAX. */
 uint32_t cluster_stabilize(struct cluster *cluster, const uint64_t *ids, uint32_t id_count);
 
 /* Log matching over all pairs of nodes and leader completeness. */
