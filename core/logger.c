@@ -11,6 +11,7 @@
 #define LOGGER_FD            2
 #define LOGGER_CLOSING_BYTES 64 /* of a line, kept for what ends it */
 #define LOGGER_DRAIN_NS_MAX  NS_PER_S
+#define LOGGER_ERROR_BYTES   768
 
 /* A ring of bytes: [head, head + used) waits to be written, the first `writing_bytes` of it are
  * with the kernel.
@@ -22,6 +23,7 @@ struct logger {
     uint32_t head, used;
     uint32_t writing_bytes;
     uint64_t dropped_count; /* lines, since the last one that fitted */
+    char last_error[LOGGER_ERROR_BYTES];
     char buffer[LOGGER_BUFFER_BYTES];
 };
 
@@ -227,6 +229,8 @@ static const char *level_name(enum log_level level)
         return "warn";
     case LOG_LEVEL_ERROR:
         return "error";
+    case LOG_LEVEL_NONE:
+        break;
     }
     invariant(!"a log level");
     return NULL;
@@ -353,13 +357,41 @@ static void line_compose(struct line *line, enum log_level level, int64_t wall_n
     line_add_string(line, message);
 }
 
+static void remember_error(struct logger *logger, const char *message,
+                           const struct log_field *fields, size_t field_count)
+{
+    struct line line = {.used = 0};
+    line_add_text(&line, message);
+    for (size_t i = 0; i < field_count; i++) {
+        line_add_text(&line, i == 0 ? " (" : ", ");
+        line_add_text(&line, fields[i].name);
+        line_add_text(&line, " ");
+        if (fields[i].kind == LOG_FIELD_TEXT)
+            line_add_text(&line, fields[i].text == NULL ? "" : fields[i].text);
+        else
+            line_add_value(&line, &fields[i]);
+    }
+    line_add_text(&line, field_count == 0 ? "" : ")");
+    size_t bytes = u64_min(line.used, sizeof(logger->last_error) - 1);
+    memcpy(logger->last_error, line.text, bytes);
+    logger->last_error[bytes] = '\0';
+}
+
+const char *logger_last_error(void)
+{
+    const struct core *core = core_current();
+    return core == NULL || core->logger == NULL ? "" : core->logger->last_error;
+}
+
 void logger_write(enum log_level level, const char *file, int line_number, const char *message,
                   const struct log_field *fields, size_t field_count)
 {
-    if ((int)level < atomic_load_explicit(&logger_level_min, memory_order_relaxed))
-        return;
     struct core *core = core_current();
     struct logger *logger = core == NULL ? NULL : core->logger;
+    if (level == LOG_LEVEL_ERROR && logger != NULL)
+        remember_error(logger, message, fields, field_count);
+    if ((int)level < atomic_load_explicit(&logger_level_min, memory_order_relaxed))
+        return;
     struct line line;
     line_compose(&line, level, reactor_wall_ns(core == NULL ? NULL : core->reactor), file,
                  line_number, message);

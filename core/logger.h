@@ -21,7 +21,13 @@
 #define LOGGER_LINE_BYTES_MAX 2048
 #define LOGGER_BUFFER_BYTES   (64 * 1024)
 
-enum log_level { LOG_LEVEL_DEBUG, LOG_LEVEL_INFO, LOG_LEVEL_WARN, LOG_LEVEL_ERROR };
+enum log_level {
+    LOG_LEVEL_DEBUG,
+    LOG_LEVEL_INFO,
+    LOG_LEVEL_WARN,
+    LOG_LEVEL_ERROR,
+    LOG_LEVEL_NONE, /* of logger_set_level(): nothing is written */
+};
 
 enum log_field_kind { LOG_FIELD_TEXT, LOG_FIELD_U64, LOG_FIELD_I64, LOG_FIELD_HEX, LOG_FIELD_BOOL };
 
@@ -61,5 +67,10 @@ void logger_write(enum log_level level, const char *file, int line, const char *
 #define log_error(message, ...) logger_write_fields(LOG_LEVEL_ERROR, message, __VA_ARGS__)
 
 void logger_set_level(enum log_level level); /* process-wide, at start */
+
+/* The last error that this core logged, whatever the level is, as one clause for people:
+ * "message (file a, offset 4096, reason b)". For the text with which a program ends that cannot
+ * start. "" when there was none; valid until the next error. */
+const char *logger_last_error(void);
 
 #endif

@@ -46,7 +46,10 @@ static int identity_decode(struct identity *identity, const uint8_t *block, uint
                            const char *path, char *reason, size_t reason_bytes)
 {
     if (bytes < IDENTITY_BYTES || le64_load(block) != IDENTITY_MAGIC) {
-        snprintf(reason, reason_bytes, "%s: not an identity file (%u bytes)", path, bytes);
+        snprintf(reason, reason_bytes,
+                 "%s at offset 0: not an identity file (%u bytes); restore the file, or choose "
+                 "another --data-dir",
+                 path, bytes);
         return ERR_CORRUPT;
     }
     uint32_t format = le32_load(block + IDENTITY_FORMAT_AT);
@@ -60,8 +63,10 @@ static int identity_decode(struct identity *identity, const uint8_t *block, uint
     uint32_t computed =
         crc32c(0, block + IDENTITY_CLUSTER_AT, IDENTITY_BYTES - IDENTITY_CLUSTER_AT);
     if (stored != computed) {
-        snprintf(reason, reason_bytes, "%s: offset %d: checksum %08x, expected %08x", path,
-                 IDENTITY_CRC_AT, computed, stored);
+        snprintf(reason, reason_bytes,
+                 "%s at offset %d: checksum %08x, expected %08x; restore the file, or choose "
+                 "another --data-dir",
+                 path, IDENTITY_CRC_AT, computed, stored);
         return ERR_CORRUPT;
     }
     identity->cluster_id = le64_load(block + IDENTITY_CLUSTER_AT);

@@ -64,15 +64,11 @@ static void cut_done(struct wal_append *append)
 }
 
 /* A node that is alone: blocks that were in flight at the crash, and that nothing proves durable,
- * were
- * never acknowledged by it, because it acknowledges only what it knows durable, in order. No other
- * member can have them either. Proven damage stays: the start refuses it. */
+ * were never acknowledged by it, because it acknowledges only what it knows durable, in order. No
+ * other member can have them either. */
 static void cut_unproven(struct log_role *role, struct wal_recovered *recovered)
 {
-    struct wal_fault fault;
-    for (uint32_t i = 0; wal_fault_get(role->wal, i, &fault); i++)
-        if (fault.proven)
-            return;
+    invariant(recovered->fault_proven_count == 0); /* wal_open() refused those */
     uint64_t last = recovered->fault_first_index - 1;
     log_warn("log cut at blocks in flight when the process ended", LOG_U64("kept_to", last),
              LOG_U64("dropped_to", recovered->last_index), LOG_TEXT("reason", recovered->reason));
@@ -97,7 +93,7 @@ int log_role_start(struct node *node, struct core *core, struct wal_recovered *r
         return -ENOMEM;
     role->node = node;
     role->core = core;
-    struct wal_options options = {.directory = directory};
+    struct wal_options options = {.directory = directory, .alone = true}; /* no peers yet */
     int error = wal_open(&options, &role->wal, recovered);
     if (error < 0) {
         free(role);

@@ -151,11 +151,7 @@ static int start_check_recovered(struct node *node, const struct wal_recovered *
         break;
     case WAL_VERDICT_FAULTY:
     case WAL_VERDICT_FENCED:
-        snprintf(node->failure, sizeof(node->failure),
-                 "the log is damaged and no other member has a copy: %s; restore a backup or start "
-                 "with an empty --data-dir",
-                 recovered->reason);
-        return ERR_CORRUPT;
+        invariant(!"a lone node's log with damage does not open");
     }
     if (recovered->first_index > applied + 1 || recovered->last_index < applied) {
         snprintf(node->failure, sizeof(node->failure),
@@ -193,14 +189,36 @@ static void wait_until_leading(struct node *node, struct core *core)
         fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
 }
 
+/* What to do about files that a start refuses. */
+static const char *remedy_of(int error)
+{
+    switch (error) {
+    case ERR_CORRUPT:
+        return "; no data was changed: restore a backup, or start with an empty --data-dir";
+    case ERR_VERSION:
+        return "; no data was changed: use the version of raftd that wrote it";
+    default:
+        return "";
+    }
+}
+
+static int refuse(struct node *node, const char *what, const char *reason, int error)
+{
+    if (node->failure[0] == '\0')
+        snprintf(node->failure, sizeof(node->failure), "%s: %s%s", what,
+                 reason[0] != '\0' ? reason : err_text(error), remedy_of(error));
+    return error;
+}
+
 static int start_roles(struct node *node, struct core *core, struct start_call *call)
 {
-    remote_call(node->map.log, start_log, call);
-    if (call->error < 0)
-        return call->error;
+    /* Tables first: what they refuse is refused before recovery mends the log's tail. */
     int error = start_tables(node, core);
     if (error < 0)
-        return error;
+        return refuse(node, "tables", logger_last_error(), error);
+    remote_call(node->map.log, start_log, call);
+    if (call->error < 0)
+        return refuse(node, "log", call->recovered.reason, call->error);
     error = start_check_recovered(node, &call->recovered);
     if (error < 0)
         return error;

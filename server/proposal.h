@@ -16,7 +16,7 @@
 #include "core/entry.h"
 #include "core/queue.h"
 #include "server/alarm.h"
-#include "server/request.h"
+#include "storage/log/request.h"
 #include "storage/mvcc/mvcc.h"
 
 /* A larger result fails the reply; the write stands. */
@@ -51,7 +51,7 @@ struct proposal {
     struct arena arena; /* what the result points to */
 
     uint32_t payload_bytes, payload_crc;
-    uint8_t payload[]; /* server/request.h */
+    uint8_t payload[]; /* storage/log/request.h */
 };
 
 /* Room for a request body of `body_bytes`; NULL when out of memory. */

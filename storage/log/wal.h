@@ -51,6 +51,7 @@ struct wal_options {
     uint32_t ring_slots;      /* headers remembered twice; at least 4 * writes_max */
     uint32_t writes_max;      /* blocks in flight */
     uint32_t segments_ready;  /* kept zeroed ahead of the active one; default 2 */
+    bool alone;               /* no other member has copies: a damaged log is refused, untouched */
 };
 
 /* ---- recovery ---------------------------------------------------------------------------------
@@ -80,6 +81,7 @@ struct wal_recovered {
     uint64_t last_term;
     uint64_t base_index, base_term; /* the entry before first_index; term 0 when not known */
     uint32_t fault_count;           /* see wal_fault_get() */
+    uint32_t fault_proven_count;    /* of these, certainly durable once */
     uint64_t fault_first_index;     /* lowest faulty index, 0 when none: acknowledge below only */
     uint64_t torn_bytes;            /* discarded behind the cut */
     uint64_t blocks, bytes_read, duration_ns;
@@ -87,8 +89,10 @@ struct wal_recovered {
 };
 
 /* Fiber. Creates the log when the directory is missing or empty. Errors: ERR_CORRUPT (a bad magic,
- * a missing segment or ring, both superblocks damaged), ERR_VERSION, -errno. FENCED is success with
- * that verdict: the log can be read, dumped and WAL_APPEND_RESET, but takes no other append. */
+ * a missing segment or ring, both superblocks damaged; with `alone` proven faults and FENCED too),
+ * ERR_VERSION, -errno; recovered->reason says file, offset and why, and nothing was changed. FENCED
+ * is success with that verdict: the log can be read, dumped and WAL_APPEND_RESET, but takes no
+ * other append. */
 must_check int wal_open(const struct wal_options *options, struct wal **wal,
                         struct wal_recovered *recovered);
 
@@ -203,5 +207,10 @@ struct wal_dump_visitor {
  * Entries overridden later are shown too: this is what is on disk, in order. */
 must_check int wal_dump(const char *directory, const struct wal_dump_visitor *visitor,
                         struct wal_recovered *recovered);
+
+/* Fiber. The same decision, then the entries that it leaves, as wal_replay() would show them: what
+ * was overridden or cut is gone, large ones are whole. `from` 0: from the first. */
+must_check int wal_dump_entries(const char *directory, uint64_t from, wal_visitor *visit,
+                                void *context, struct wal_recovered *recovered);
 
 #endif

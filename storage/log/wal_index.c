@@ -25,7 +25,7 @@ void wal_index_check(const struct wal_index *index)
         const struct wal_extent *extent = wal_index_row(index, row);
         invariant(extent->first_index == next); /* I1, I2 */
         invariant(extent->last_index >= extent->first_index);
-        invariant(extent->segment != 0 || (extent->flags & WAL_EXTENT_FAULTY) != 0);
+        invariant(extent->segment != 0);
         next = extent->last_index + 1;
     }
 }
@@ -141,13 +141,10 @@ static void index_append(struct wal_index *index, const struct wal_extent *exten
     index_insert(index, index->count, extent);
 }
 
-void wal_index_append_fault(struct wal_index *index, uint64_t first, uint64_t last, uint64_t term,
-                            uint32_t fault)
+void wal_index_append_fault(struct wal_index *index, const struct wal_extent *fault)
 {
-    invariant(first <= last && (fault & WAL_EXTENT_FAULTY) != 0);
-    struct wal_extent extent = {
-        .first_index = first, .last_index = last, .term = term, .flags = fault};
-    index_append(index, &extent, wal_index_last_term(index));
+    invariant(fault->first_index <= fault->last_index && (fault->flags & WAL_EXTENT_FAULTY) != 0);
+    index_append(index, fault, wal_index_last_term(index));
     index->anchored = true;
 }
 
@@ -281,7 +278,7 @@ uint32_t wal_index_lowest_segment(const struct wal_index *index, uint64_t entry_
     uint32_t lowest = otherwise;
     for (uint32_t row = index_row_of(index, entry_index + 1); row < index->count; row++) {
         uint32_t segment = wal_index_row(index, row)->segment;
-        if (segment != 0 && segment < lowest)
+        if (segment < lowest)
             lowest = segment;
     }
     if (index->fragment_index != 0 && index->fragment_segment < lowest)

@@ -61,9 +61,8 @@ void wal_index_apply(struct wal_index *index, const struct wal_block *block, uin
  */
 void wal_index_replace(struct wal_index *index, const struct wal_extent *extent);
 
-/* Marks first..last (of one term) faulty although no header of theirs was found. */
-void wal_index_append_fault(struct wal_index *index, uint64_t first, uint64_t last, uint64_t term,
-                            uint32_t fault);
+/* Entries for which no header was found; `fault` says where the hole begins. */
+void wal_index_append_fault(struct wal_index *index, const struct wal_extent *fault);
 
 /* Forgets extents that end at or before `last_index`. */
 void wal_index_release(struct wal_index *index, uint64_t last_index);

@@ -251,7 +251,12 @@ static struct wal *wal_allocate(void)
     return wal;
 }
 
-static int open_or_create(struct wal *wal, struct wal_scan *scan)
+static bool is_damaged(const struct wal_recovered *recovered)
+{
+    return recovered->verdict == WAL_VERDICT_FENCED || recovered->fault_proven_count != 0;
+}
+
+static int open_or_create(struct wal *wal, struct wal_scan *scan, bool alone)
 {
     int result = await_make_directory(wal->directory);
     if (result < 0)
@@ -259,6 +264,10 @@ static int open_or_create(struct wal *wal, struct wal_scan *scan)
     result = wal_scan_run(scan);
     if (result < 0)
         return result;
+    if (scan->ring_present && alone && is_damaged(scan->recovered)) {
+        log_error("log refused", LOG_TEXT("reason", scan->recovered->reason));
+        return ERR_CORRUPT;
+    }
     if (scan->ring_present)
         return recover(wal, scan);
     for (uint32_t i = 0; i < scan->number_count; i++) { /* of an interrupted creation, empty */
@@ -288,7 +297,7 @@ int wal_open(const struct wal_options *options, struct wal **opened,
         scan->recovered = recovered;
         scan->writable = true;
         scan->ring.fd = -1;
-        result = open_or_create(wal, scan);
+        result = open_or_create(wal, scan, options->alone);
         wal_scan_deinit(scan);
     }
     free(scan);

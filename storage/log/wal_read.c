@@ -217,17 +217,62 @@ int wal_replay(struct wal *wal, uint64_t from, wal_visitor *visit, void *context
     return result < 0 ? result : 0;
 }
 
+static int dump_walk(struct wal_scan *scan, uint64_t from, wal_visitor *visit, void *context)
+{
+    struct wal *wal = calloc(1, sizeof(*wal)); /* as much of an open log as a walk looks at */
+    if (wal == NULL)
+        return -ENOMEM;
+    wal->log_id = scan->superblock.log_id;
+    wal->segment_bytes = scan->superblock.segment_bytes;
+    wal->block_bytes_max = scan->superblock.block_bytes_max;
+    wal->segments = scan->segments;
+    wal->segment_count = scan->segment_count;
+    wal->index = scan->index;
+    wal->superblock = scan->superblock;
+    struct walk walk = {.wal = wal,
+                        .next = from == 0 ? wal_index_first(&scan->index) : from,
+                        .last = wal_index_last(&scan->index),
+                        .bytes_max = UINT64_MAX,
+                        .visit = visit,
+                        .context = context,
+                        .show_faulty = true};
+    int result = ERR_COMPACTED;
+    if (walk.next >= wal_index_first(&scan->index))
+        result = walk_run(&walk);
+    free(wal);
+    return result < 0 ? result : 0;
+}
+
+static int dump_run(struct wal_scan *scan, const char *directory, struct wal_recovered *recovered)
+{
+    invariant(fiber_current() != NULL);
+    scan->directory = directory;
+    scan->recovered = recovered;
+    return wal_scan_run(scan);
+}
+
 int wal_dump(const char *directory, const struct wal_dump_visitor *visitor,
              struct wal_recovered *recovered)
 {
-    invariant(fiber_current() != NULL);
     struct wal_scan *scan = calloc(1, sizeof(*scan));
     if (scan == NULL)
         return -ENOMEM;
-    scan->directory = directory;
-    scan->recovered = recovered;
     scan->visitor = visitor;
-    int result = wal_scan_run(scan);
+    int result = dump_run(scan, directory, recovered);
+    wal_scan_deinit(scan);
+    free(scan);
+    return result;
+}
+
+int wal_dump_entries(const char *directory, uint64_t from, wal_visitor *visit, void *context,
+                     struct wal_recovered *recovered)
+{
+    struct wal_scan *scan = calloc(1, sizeof(*scan));
+    if (scan == NULL)
+        return -ENOMEM;
+    int result = dump_run(scan, directory, recovered);
+    if (result == 0 && scan->segments != NULL)
+        result = dump_walk(scan, from, visit, context);
     wal_scan_deinit(scan);
     free(scan);
     return result;

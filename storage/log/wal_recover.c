@@ -266,9 +266,15 @@ static int infer(struct wal_scan *scan)
              LOG_U64("first_sequence", scan->expected),
              LOG_U64("next_sequence", next->block.sequence), LOG_U64("first_index", last + 1),
              LOG_U64("last_index", next->block.before_index), LOG_U64("term", term));
-    if (next->block.before_index > last)
-        wal_index_append_fault(&scan->index, last + 1, next->block.before_index, term,
-                               WAL_EXTENT_FAULTY | WAL_EXTENT_PROVEN);
+    if (next->block.before_index > last) {
+        struct wal_extent fault = {.first_index = last + 1,
+                                   .last_index = next->block.before_index,
+                                   .term = term,
+                                   .segment = scan->segments[scan->at.slot].number,
+                                   .page = (uint32_t)(scan->at.offset / WAL_PAGE_BYTES),
+                                   .flags = WAL_EXTENT_FAULTY | WAL_EXTENT_PROVEN};
+        wal_index_append_fault(&scan->index, &fault);
+    }
     scan->index.fragment_index = 0;
     scan->last_crc_known = false;
     scan->expected = next->block.sequence;
@@ -395,20 +401,28 @@ static void summarize(struct wal_scan *scan)
     recovered->last_term = wal_index_last_term(index);
     recovered->base_index = index->base_index;
     recovered->base_term = index->base_term;
+    const struct wal_extent *first_fault = NULL;
     for (uint32_t row = 0; row < index->count; row++) {
         const struct wal_extent *extent = wal_index_row(index, row);
         if ((extent->flags & WAL_EXTENT_FAULTY) == 0)
             continue;
-        if (recovered->fault_count++ == 0)
+        recovered->fault_proven_count += (extent->flags & WAL_EXTENT_PROVEN) != 0;
+        if (recovered->fault_count++ == 0) {
             recovered->fault_first_index = extent->first_index;
+            first_fault = extent;
+        }
     }
     if (recovered->verdict == WAL_VERDICT_FENCED)
         return;
-    if (recovered->fault_count != 0) {
+    if (first_fault != NULL) {
+        char path[WAL_PATH_BYTES];
+        wal_segment_path(path, scan->directory, first_fault->segment);
         recovered->verdict = WAL_VERDICT_FAULTY;
         snprintf(recovered->reason, sizeof(recovered->reason),
-                 "%u damaged ranges, the first at index %llu", recovered->fault_count,
-                 (unsigned long long)recovered->fault_first_index);
+                 "%.120s at offset %llu: entries %llu to %llu cannot be read (damaged ranges: %u)",
+                 path, (unsigned long long)first_fault->page * WAL_PAGE_BYTES,
+                 (unsigned long long)first_fault->first_index,
+                 (unsigned long long)first_fault->last_index, recovered->fault_count);
     }
 }
 

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 
 #include "core/err.h"
+#include "core/invariant.h"
+#include "core/logger.h"
 #include "storage/lsm/manifest.h"
 #include "storage/lsm/table_iterator.h"
 
@@ -16,6 +18,24 @@ static void dump_number_of(const char *path, uint64_t *number)
     *number = parsed;
 }
 
+/* What the edits amount to, level by level. */
+static void dump_levels(const struct manifest_state *state, const struct lsm_visitor *visitor)
+{
+    for (uint32_t level = 0; level < LSM_LEVELS; level++) {
+        bool named = false;
+        for (uint32_t i = 0; i < state->count; i++) {
+            const struct manifest_table *table = &state->tables[i];
+            if (table->level != level)
+                continue;
+            if (!named)
+                visitor->field(visitor->context, "level", level);
+            named = true;
+            visitor->field(visitor->context, "table", table->number);
+            visitor->field(visitor->context, "bytes", table->bytes);
+        }
+    }
+}
+
 int lsm_dump_manifest(const char *path, const struct lsm_visitor *visitor)
 {
     struct bytes file;
@@ -24,29 +44,47 @@ int lsm_dump_manifest(const char *path, const struct lsm_visitor *visitor)
     uint64_t offset = 0, number = 0;
     dump_number_of(path, &number);
     int status = manifest_read_file(path, &file);
-    if (status < 0)
+    if (status < 0) {
+        log_error("cannot read the manifest", LOG_TEXT("file", path), LOG_ERROR(status));
         return status;
+    }
     manifest_state_init(&state);
     status = manifest_replay(file, number, &state, visitor, &reason, &offset);
-    if (status < 0) {
-        visitor->field(visitor->context, "error_offset", offset);
-        visitor->text(visitor->context, "error", bytes_from_text(reason));
-    }
+    dump_levels(&state, visitor);
+    if (status < 0)
+        lsm_table_log_corrupt(path, offset, reason);
     manifest_state_deinit(&state);
     free((void *)(uintptr_t)file.data);
     return status;
 }
 
+int lsm_dump_current(const char *dir, uint64_t *number)
+{
+    return manifest_read_current(dir, number);
+}
+
+struct dump_blocks {
+    struct table_blocks blocks;
+    const struct lsm_visitor *visitor;
+};
+
 static int dump_block_acquire(struct table_blocks *blocks, const struct lsm_table *table,
                               struct sst_handle handle, enum sst_block_type type,
                               struct table_window *window, struct bytes *raw, void **pin)
 {
+    const struct lsm_visitor *visitor = container_of(blocks, struct dump_blocks, blocks)->visitor;
     uint8_t *expanded = NULL;
     uint32_t bytes = 0;
-    (void)blocks, (void)window;
+    (void)window;
     int status = lsm_table_read_stored(table, handle, type, 0, &expanded, &bytes);
     *raw = bytes_make(expanded, bytes);
     *pin = expanded;
+    if (status == 0 && visitor->block != NULL)
+        visitor->block(visitor->context,
+                       &(struct lsm_dump_block){.is_index = type != SST_BLOCK_DATA,
+                                                .offset = handle.offset,
+                                                .bytes = handle.bytes,
+                                                .raw_bytes = bytes});
     return status;
 }
 
@@ -58,17 +96,17 @@ static void dump_block_release(struct table_blocks *blocks, void *pin)
 
 static int dump_rows(const struct lsm_table *table, const struct lsm_visitor *visitor)
 {
-    struct table_blocks blocks = {dump_block_acquire, dump_block_release};
+    struct dump_blocks blocks = {{dump_block_acquire, dump_block_release}, visitor};
     struct table_iterator *iterator = malloc(sizeof(*iterator));
     if (iterator == NULL)
         return ERR_FULL;
-    table_iterator_init(iterator, &blocks, 0);
+    table_iterator_init(iterator, &blocks.blocks, 0);
     table_iterator_open(iterator, table);
     int status = table_iterator_first(iterator);
     for (bool wanted = true; status == 1 && wanted;) {
         struct lsm_row row;
         table_iterator_row(iterator, &row);
-        wanted = visitor->row(visitor->context, &row);
+        wanted = visitor->row == NULL || visitor->row(visitor->context, &row);
         if (wanted)
             status = table_iterator_next(iterator);
     }
@@ -77,21 +115,13 @@ static int dump_rows(const struct lsm_table *table, const struct lsm_visitor *vi
     return status < 0 ? status : 0;
 }
 
-int lsm_dump_sst(const char *path, const struct lsm_visitor *visitor)
+static void dump_properties(const struct lsm_table *table, const struct lsm_visitor *visitor)
 {
-    struct lsm_table *table = NULL;
-    uint64_t number = 0;
-    dump_number_of(path, &number);
-    int status = lsm_table_open(path, number, &table);
-    if (status < 0)
-        return status;
     const struct sst_properties *properties = &table->properties;
     const struct {
         const char *name;
         uint64_t value;
     } fields[] = {
-        {"number", table->number},
-        {"file_bytes", table->file_bytes},
         {"rows", properties->rows},
         {"tombstones", properties->tombstones},
         {"superseded", properties->superseded},
@@ -108,8 +138,25 @@ int lsm_dump_sst(const char *path, const struct lsm_visitor *visitor)
         visitor->field(visitor->context, fields[i].name, fields[i].value);
     visitor->text(visitor->context, "smallest", table->smallest);
     visitor->text(visitor->context, "largest", table->largest);
-    if (visitor->row != NULL)
-        status = dump_rows(table, visitor);
+}
+
+int lsm_dump_sst(const char *path, const struct lsm_visitor *visitor)
+{
+    struct lsm_table *table = NULL;
+    uint64_t number = 0;
+    dump_number_of(path, &number);
+    int status = lsm_table_open_any(path, number, &table);
+    if (table == NULL)
+        return status;
+    visitor->field(visitor->context, "number", table->number);
+    visitor->field(visitor->context, "file_bytes", table->file_bytes);
+    if (table->largest.data != NULL)
+        dump_properties(table, visitor);
+    /* A damaged filter keeps nobody from reading the rows. */
+    if (table->top_index.data != NULL && (visitor->row != NULL || visitor->block != NULL)) {
+        int walked = dump_rows(table, visitor);
+        status = status < 0 ? status : walked;
+    }
     lsm_table_close(table, false);
     return status;
 }

@@ -264,14 +264,25 @@ const struct lsm_reader_stats *lsm_reader_stats(const struct lsm_reader *reader)
 /* ---- files without a store, for raftctl ---------------------------------------------------------
  */
 
+struct lsm_dump_block {
+    bool is_index; /* else it holds rows */
+    uint64_t offset;
+    uint32_t bytes, raw_bytes; /* in the file; expanded */
+};
+
 struct lsm_visitor {
     void *context;
     void (*field)(void *context, const char *name, uint64_t value); /* header, properties, edits */
     void (*text)(void *context, const char *name, struct bytes value);
     bool (*row)(void *context, const struct lsm_row *row); /* false: stop; NULL: no rows wanted */
+    void (*block)(void *context, const struct lsm_dump_block *block); /* or NULL */
 };
-/* [any core, fiber] 0, or the error found; everything readable before it was visited. */
+/* [any core, fiber] 0, or the error found, with file, offset and reason in logger_last_error();
+ * everything readable before it was visited. */
 must_check int lsm_dump_sst(const char *path, const struct lsm_visitor *visitor);
+/* The edits, then what they amount to: "level", "table" and "bytes" of each table. */
 must_check int lsm_dump_manifest(const char *path, const struct lsm_visitor *visitor);
+/* [any core, fiber] The manifest that CURRENT in `dir` names. ERR_NOT_FOUND, ERR_CORRUPT. */
+must_check int lsm_dump_current(const char *dir, uint64_t *number);
 
 #endif

@@ -280,8 +280,9 @@ static int lsm_table_load(struct lsm_table *table)
     return status;
 }
 
-int lsm_table_open(const char *path, uint64_t number, struct lsm_table **result)
+int lsm_table_open_any(const char *path, uint64_t number, struct lsm_table **result)
 {
+    *result = NULL;
     struct lsm_table *table = calloc(1, sizeof(*table));
     if (table == NULL)
         return -ENOMEM;
@@ -290,20 +291,25 @@ int lsm_table_open(const char *path, uint64_t number, struct lsm_table **result)
     table->path = strdup(path);
     struct io_stat stat;
     int status = table->path == NULL ? -ENOMEM : await_stat(path, &stat);
-    if (status < 0)
-        goto fail;
-    table->file_bytes = stat.bytes;
-    status = await_open(path, IO_OPEN_READ | IO_OPEN_DIRECT, &table->file);
-    if (status < 0)
-        goto fail;
-    status = lsm_table_load(table);
-    if (status < 0)
-        goto fail;
+    if (status == 0) {
+        table->file_bytes = stat.bytes;
+        status = await_open(path, IO_OPEN_READ | IO_OPEN_DIRECT, &table->file);
+    }
+    if (status == 0)
+        status = lsm_table_load(table);
+    if (status < 0 && status != ERR_CORRUPT && status != ERR_VERSION) /* these were logged */
+        log_error("cannot open a table", LOG_TEXT("file", path), LOG_ERROR(status));
     *result = table;
-    return 0;
-fail:
-    log_error("cannot open a table", LOG_TEXT("file", path), LOG_ERROR(status));
-    lsm_table_close(table, false);
+    return status;
+}
+
+int lsm_table_open(const char *path, uint64_t number, struct lsm_table **result)
+{
+    int status = lsm_table_open_any(path, number, result);
+    if (status < 0 && *result != NULL) {
+        lsm_table_close(*result, false);
+        *result = NULL;
+    }
     return status;
 }
 

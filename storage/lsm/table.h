@@ -38,6 +38,8 @@ struct lsm_levels {
 
 /* [fiber] Opens and verifies. `path` is copied. */
 must_check int lsm_table_open(const char *path, uint64_t number, struct lsm_table **table);
+/* [fiber] The same, but `*table` holds what could be read before the error (NULL: nothing). */
+must_check int lsm_table_open_any(const char *path, uint64_t number, struct lsm_table **table);
 /* [fiber] Closes the file and frees; unlinks it too when `remove`. */
 void lsm_table_close(struct lsm_table *table, bool remove);
 

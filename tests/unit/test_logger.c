@@ -223,6 +223,21 @@ Test(logger, lines_leave_at_the_end_of_the_turn)
     core_close(core);
 }
 
+Test(logger, the_last_error_is_kept_even_when_nothing_is_written)
+{
+    capture_begin(65536);
+    struct core *core = core_open();
+    char text[64];
+    cr_assert_str_empty(logger_last_error());
+    logger_set_level(LOG_LEVEL_NONE);
+    log_error("damaged", LOG_TEXT("file", "a/b"), LOG_U64("offset", 4096), LOG_I64("by", -1));
+    log_warn("m", LOG_U64("n", 1));
+    cr_assert_str_eq(logger_last_error(), "damaged (file a/b, offset 4096, by -1)");
+    core_close(core);
+    cr_assert_eq(capture_read(text, 0, sizeof(text)), 0);
+    cr_assert_str_empty(logger_last_error(), "it belonged to that core");
+}
+
 Test(logger, a_blocked_pipe_stalls_nobody_and_drops_are_counted)
 {
     enum { LINES = 4000, ROOM = LINES * 256 };

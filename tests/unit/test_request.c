@@ -1,6 +1,6 @@
 #include <criterion/criterion.h>
 
-#include "server/request.h"
+#include "storage/log/request.h"
 
 static size_t encode(uint8_t *payload, enum request_kind kind, const char *body)
 {

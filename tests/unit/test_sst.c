@@ -163,7 +163,8 @@ static void visit_text(void *context, const char *name, struct bytes value)
 {
     (void)context, (void)name, (void)value;
 }
-static const struct lsm_visitor visitor = {NULL, visit_field, visit_text, visit_row};
+static const struct lsm_visitor visitor = {
+    .field = visit_field, .text = visit_text, .row = visit_row};
 
 static void flip(const char *path, uint64_t offset, uint8_t mask)
 {

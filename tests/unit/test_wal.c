@@ -328,3 +328,27 @@ Test(wal, dump_shows_what_is_on_disk)
 {
     in_fiber(dump);
 }
+
+static void dump_entries(void)
+{
+    struct wal_recovered recovered;
+    struct wal *wal = open_small(in_root("log"), &recovered);
+    append_wait(wal, 1, 5, 1, 100);
+    append_wait(wal, 4, 1, 2, 60000); /* overrides 4 and 5, in fragments over two segments */
+    append_wait(wal, 5, 2, 2, 3000);
+    wal_close(wal);
+    memset(&seen, 0, sizeof(seen));
+    cr_assert_eq(wal_dump_entries(in_root("log"), 0, seen_visit, &seen, &recovered), 0);
+    cr_assert(!seen.wrong && seen.first == 1 && seen.count == 6 && seen.last == 6);
+    cr_assert(seen.terms[3] == 1 && seen.terms[4] == 2);
+    memset(&seen, 0, sizeof(seen));
+    cr_assert_eq(wal_dump_entries(in_root("log"), 5, seen_visit, &seen, &recovered), 0);
+    cr_assert(!seen.wrong && seen.first == 5 && seen.count == 2);
+    cr_assert_eq(wal_dump_entries(in_root("none"), 0, seen_visit, &seen, &recovered), 0);
+    cr_assert(recovered.verdict == WAL_VERDICT_EMPTY && seen.count == 2, "no log is an empty one");
+}
+
+Test(wal, dump_of_entries_shows_what_counts)
+{
+    in_fiber(dump_entries);
+}

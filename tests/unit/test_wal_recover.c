@@ -242,8 +242,28 @@ static void check_again(struct wal *wal)
     wal_close(wal);
 }
 
+/* A node that is alone refuses what is certainly damaged, and leaves every byte as it was. */
+static void check_alone(void)
+{
+    struct wal_recovered recovered;
+    struct wal_options options = small_options(crashed);
+    struct wal *wal = NULL;
+    char command[512];
+    if (row->verdict != WAL_VERDICT_FENCED && !row->proven)
+        return;
+    options.alone = true;
+    copy_log(crashed, in_root("untouched"));
+    cr_assert_eq(wal_open(&options, &wal, &recovered), ERR_CORRUPT, "%s", row->why);
+    cr_assert_not_null(strstr(recovered.reason, "0000000001.log at offset "), "%s: %s", row->why,
+                       recovered.reason);
+    snprintf(command, sizeof(command), "diff -r %s %s", crashed, in_root("untouched"));
+    cr_assert_eq(system(command), 0, "%s", row->why);
+}
+
 static void check_image(void)
 {
+    check_alone();
+
     struct wal_recovered recovered, dumped;
     struct wal_options options = small_options(crashed);
     struct wal *wal = NULL;

@@ -17,6 +17,9 @@ static const struct raftctl_command raftctl_commands[] = {
     {"compact", "compact [--physical] REVISION", kv_run_compaction},
     {"endpoint status", "endpoint status", status_run},
     {"status", "status", status_run},
+    {"debug log", "debug log [--json [--from INDEX]] DATA_DIR (of a stopped node)", debug_log_run},
+    {"debug sst", "debug sst [--rows] FILE", debug_sst_run},
+    {"debug manifest", "debug manifest DATA_DIR", debug_manifest_run},
 };
 
 static void raftctl_print_usage(FILE *to)

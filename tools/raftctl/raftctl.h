@@ -75,7 +75,7 @@ void raftctl_explain(const struct kv_failure *failure);
 _Noreturn void raftctl_out_of_memory(void);
 must_check void *raftctl_allocate(size_t bytes); /* zeroed, never NULL */
 
-/* ---- the commands: kv.c, txn.c, status.c -----------------------------
+/* ---- the commands: kv.c, txn.c, status.c, debug_log.c, debug_tables.c ------------------------
  */
 
 int kv_run_get(struct raftctl *ctl, const struct raftctl_command *command, int argc, char **argv);
@@ -85,5 +85,11 @@ int kv_run_compaction(struct raftctl *ctl, const struct raftctl_command *command
                       char **argv);
 int txn_run(struct raftctl *ctl, const struct raftctl_command *command, int argc, char **argv);
 int status_run(struct raftctl *ctl, const struct raftctl_command *command, int argc, char **argv);
+int debug_log_run(struct raftctl *ctl, const struct raftctl_command *command, int argc,
+                  char **argv);
+int debug_sst_run(struct raftctl *ctl, const struct raftctl_command *command, int argc,
+                  char **argv);
+int debug_manifest_run(struct raftctl *ctl, const struct raftctl_command *command, int argc,
+                       char **argv);
 
 #endif

@@ -6,8 +6,8 @@
  *           decode the same thing.
  * Errors    ERR_MALFORMED when a payload is too short, of another format or of an unknown kind.
  */
-#ifndef SERVER_REQUEST_H
-#define SERVER_REQUEST_H
+#ifndef STORAGE_LOG_REQUEST_H
+#define STORAGE_LOG_REQUEST_H
 
 #include "core/base.h"
 #include "core/err.h"

@@ -1,4 +1,4 @@
-#include "server/request.h"
+#include "storage/log/request.h"
 
 #include "core/invariant.h"
 
