@@ -17,6 +17,19 @@
 /* How much of the log is read back at a time after a restart. */
 #define APPLY_READ_BYTES (4 * MIB)
 
+/* Entries are looked at so many at a time, so that the cache misses of their keys overlap. */
+#define APPLY_STEPS_MAX 16
+#define APPLY_WARM_MIN  4
+
+/* One entry on its way through the loop. */
+struct apply_step {
+    const struct entry *entry;
+    struct proposal *proposal; /* NULL: no local client waits for it */
+    int error;                 /* of decoding */
+    struct request request;
+    struct mvcc_put_request put; /* of a REQUEST_PUT */
+};
+
 struct apply {
     struct node *node;
     struct raft_driver *raft;
@@ -29,6 +42,7 @@ struct apply {
     struct arena scratch; /* decoded requests, results nobody waits for */
 
     /* The batch being executed. */
+    struct apply_step steps[APPLY_STEPS_MAX];
     struct proposal *done[APPLY_BATCH_MAX];
     uint32_t done_count;
 
@@ -79,16 +93,13 @@ static bool storage_failed(int error)
     return error < 0 && error != ERR_LIMIT && err_action(error) != ERR_ACTION_CLIENT;
 }
 
-static int execute_put(struct apply *apply, struct bytes body, struct arena *arena,
-                       struct mvcc_put_result *result)
+static int execute_put(struct apply *apply, const struct mvcc_put_request *request,
+                       struct arena *arena, struct mvcc_put_result *result)
 {
-    struct mvcc_put_request request;
-    int error = kv_decode_put(body, &request);
-    if (error == 0)
-        error = alarm_admit_write(&apply->node->shared, true);
+    int error = alarm_admit_write(&apply->node->shared, true);
     if (error < 0)
         return error;
-    return mvcc_apply_put(apply->mvcc, &request, arena, result);
+    return mvcc_apply_put(apply->mvcc, request, arena, result);
 }
 
 static int execute_delete(struct apply *apply, struct bytes body, struct arena *arena,
@@ -139,75 +150,123 @@ static int execute_alarm(struct apply *apply, struct bytes body, struct arena *a
     return alarm_apply(apply->node, apply->mvcc, &request, arena, listed);
 }
 
-static int execute_request(struct apply *apply, const struct request *request, struct arena *arena,
+static int execute_request(struct apply *apply, const struct apply_step *step, struct arena *arena,
                            union proposal_result *result)
 {
-    switch (request->kind) {
+    struct bytes body = step->request.body;
+    switch (step->request.kind) {
     case REQUEST_PUT:
-        return execute_put(apply, request->body, arena, &result->put);
+        return execute_put(apply, &step->put, arena, &result->put);
     case REQUEST_DELETE_RANGE:
-        return execute_delete(apply, request->body, arena, &result->del);
+        return execute_delete(apply, body, arena, &result->del);
     case REQUEST_TXN:
-        return execute_txn(apply, request->body, arena, &result->txn);
+        return execute_txn(apply, body, arena, &result->txn);
     case REQUEST_COMPACT:
-        return execute_compact(apply, request->body, &result->revision);
+        return execute_compact(apply, body, &result->revision);
     case REQUEST_ALARM:
-        return execute_alarm(apply, request->body, arena, &result->alarms);
+        return execute_alarm(apply, body, arena, &result->alarms);
     }
     return ERR_MALFORMED;
 }
 
-/* `proposal` is NULL for an entry that no local client waits for. */
-static void execute(struct apply *apply, const struct entry *entry, struct proposal *proposal)
+static void step_execute(struct apply *apply, const struct apply_step *step)
 {
     union proposal_result unwanted;
-    struct request request;
-    int error = request_decode(&request, bytes_make(entry->payload, entry->payload_bytes));
+    struct proposal *proposal = step->proposal;
+    int error = step->error;
     if (error == 0)
-        error =
-            execute_request(apply, &request, proposal != NULL ? &proposal->arena : &apply->scratch,
-                            proposal != NULL ? &proposal->result : &unwanted);
+        error = execute_request(apply, step, proposal != NULL ? &proposal->arena : &apply->scratch,
+                                proposal != NULL ? &proposal->result : &unwanted);
     if (storage_failed(error))
         fatal("apply of entry %llu stopped: %s; the state machine cannot skip it",
-              (unsigned long long)entry->index, err_text(error));
+              (unsigned long long)step->entry->index, err_text(error));
     if (proposal != NULL) {
         proposal->error = error;
         apply->done[apply->done_count++] = proposal;
     }
+    arena_reset(&apply->scratch);
 }
 
-/* The entry at `index` from consensus' window, else from what was read back. */
-static const struct entry *entry_get(struct apply *apply, uint64_t index, bool *local)
+static void step_decode(struct apply_step *step)
 {
-    const struct entry *entry = raft_entry(&apply->raft->raft, index);
-    *local = entry != NULL && entry->payload_bytes > 0;
-    if (entry != NULL)
-        return entry;
-    if (index < apply->copy_first || index >= apply->copy_first + apply->copy.entry_count) {
-        log_copy_destroy(&apply->copy);
-        int64_t read =
-            log_role_read(apply->node, index, apply->target_index, APPLY_READ_BYTES, &apply->copy);
-        if (read <= 0)
-            fatal("log entry %llu cannot be read back: %s", (unsigned long long)index,
-                  err_text((int)read));
-        apply->copy_first = index;
+    const struct entry *entry = step->entry;
+    step->error = request_decode(&step->request, bytes_make(entry->payload, entry->payload_bytes));
+    if (step->error == 0 && step->request.kind == REQUEST_PUT)
+        step->error = kv_decode_put(step->request.body, &step->put);
+}
+
+static void steps_run(struct apply *apply, uint32_t count)
+{
+    struct bytes keys[APPLY_STEPS_MAX];
+    uint32_t puts = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        struct apply_step *step = &apply->steps[i];
+        step_decode(step);
+        if (step->error == 0 && step->request.kind == REQUEST_PUT)
+            keys[puts++] = step->put.key;
     }
-    entry = &apply->copy.entries[index - apply->copy_first];
+    if (puts >= APPLY_WARM_MIN)
+        mvcc_warm(apply->mvcc, keys, puts);
+    for (uint32_t i = 0; i < count; i++)
+        step_execute(apply, &apply->steps[i]);
+}
+
+static const struct entry *copy_at(struct apply *apply, uint64_t index)
+{
+    if (index < apply->copy_first || index >= apply->copy_first + apply->copy.entry_count)
+        return NULL;
+    const struct entry *entry = &apply->copy.entries[index - apply->copy_first];
     invariant(entry->index == index);
     return entry;
 }
 
+static void copy_load(struct apply *apply, uint64_t index)
+{
+    log_copy_destroy(&apply->copy);
+    int64_t read =
+        log_role_read(apply->node, index, apply->target_index, APPLY_READ_BYTES, &apply->copy);
+    if (read <= 0)
+        fatal("log entry %llu cannot be read back: %s", (unsigned long long)index,
+              err_text((int)read));
+    apply->copy_first = index;
+}
+
+/* The entry at `index` from consensus' window, else from what was read back; NULL: copy_load(). */
+static const struct entry *entry_find(struct apply *apply, uint64_t index, bool *local)
+{
+    const struct entry *entry = raft_entry(&apply->raft->raft, index);
+    *local = entry != NULL && entry->payload_bytes > 0;
+    return entry != NULL ? entry : copy_at(apply, index);
+}
+
+/* Fills steps with the entries from `*index` on, at most up to `last`, and moves `*index` behind
+ * them. Reading back invalidates earlier entries, so it happens only before the first. */
+static uint32_t steps_gather(struct apply *apply, uint64_t *index, uint64_t last, uint64_t *term)
+{
+    uint32_t count = 0;
+    bool local;
+    if (entry_find(apply, *index, &local) == NULL)
+        copy_load(apply, *index);
+    for (; *index <= last && count < APPLY_STEPS_MAX; ++*index) {
+        const struct entry *entry = entry_find(apply, *index, &local);
+        if (entry == NULL)
+            break;
+        *term = entry->term;
+        if (entry->type != ENTRY_NORMAL || entry->payload_bytes == 0)
+            continue;
+        apply->steps[count++] =
+            (struct apply_step){.entry = entry, .proposal = local ? proposal_of(entry) : NULL};
+    }
+    return count;
+}
+
 static void batch_execute(struct apply *apply, uint64_t last)
 {
-    uint64_t term = 0;
+    uint64_t term = 0, index = apply->applied_index + 1;
     apply->done_count = 0;
-    for (uint64_t index = apply->applied_index + 1; index <= last; index++) {
-        bool local;
-        const struct entry *entry = entry_get(apply, index, &local);
-        term = entry->term;
-        if (entry->type == ENTRY_NORMAL && entry->payload_bytes > 0)
-            execute(apply, entry, local ? proposal_of(entry) : NULL);
-        arena_reset(&apply->scratch);
+    while (index <= last) {
+        uint32_t count = steps_gather(apply, &index, last, &term);
+        steps_run(apply, count);
     }
     int error = mvcc_commit(apply->mvcc, last, term);
     invariant(error == 0);

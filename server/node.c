@@ -43,6 +43,15 @@ static uint64_t block_cache_bytes_per_core(const struct node *node)
     return u64_max(4 * MIB, memory_limit(node) / 8 / readers);
 }
 
+/* The latest-version cache; its index takes a quarter more. */
+static size_t heads_bytes(const struct node *node)
+{
+    size_t bytes = 256 * KIB;
+    while (bytes * 2 <= memory_limit(node) / 64)
+        bytes *= 2;
+    return bytes;
+}
+
 void node_core_options(const struct node *node, uint32_t core, struct core_options *options)
 {
     const struct config *config = node->config;
@@ -133,7 +142,12 @@ static int start_tables(struct node *node, struct core *core)
     if (error < 0)
         return error;
     struct mvcc_options mvcc_options = {
-        .shared = node->mvcc_shared, .lsm = node->lsm, .lsm_reader = node->raft_reader};
+        .shared = node->mvcc_shared,
+        .lsm = node->lsm,
+        .lsm_reader = node->raft_reader,
+        .heads_bytes = heads_bytes(node),
+        .random_seed = reactor_random(core_reactor(core)),
+    };
     error = mvcc_open(&mvcc_options, &node->mvcc);
     if (error < 0)
         return error;

@@ -11,14 +11,15 @@
 #include "storage/mvcc/range.h"
 #include "storage/mvcc/txn.h"
 
-#define COMPACT_FORMAT     1
-#define PURGE_POLL_NS      (2 * NS_PER_MS)
-#define PURGE_WAIT_NS_MAX  (5 * NS_PER_S)
-#define PREFETCH_ROWS_MAX  1024
-#define WARM_KEYS_MAX      16
-#define WARM_KEY_BYTES_MAX 128
-#define PREFETCH_KEY_BYTES 512
-#define TXN_SORT_BYTES_MAX MVCC_SORT_BYTES_DEFAULT
+#define COMPACT_FORMAT      1
+#define HEADS_BYTES_DEFAULT ((size_t)(1024 * 1024))
+#define PURGE_POLL_NS       (2 * NS_PER_MS)
+#define PURGE_WAIT_NS_MAX   (5 * NS_PER_S)
+#define PREFETCH_ROWS_MAX   1024
+#define WARM_KEYS_MAX       16
+#define WARM_KEY_BYTES_MAX  128
+#define PREFETCH_KEY_BYTES  512
+#define TXN_SORT_BYTES_MAX  MVCC_SORT_BYTES_DEFAULT
 
 static struct bytes name_of(const char *name)
 {
@@ -190,6 +191,7 @@ int mvcc_reload(struct mvcc *mvcc)
     mvcc->compacted_in_batch = false;
     mvcc->purge_mark_count = 0;
     mvcc_ledger_init(&mvcc->ledger);
+    mvcc_heads_clear(mvcc->heads);
     lsm_applied(mvcc->lsm, &mvcc->applied_index, &mvcc->applied_term);
     arena_init(&arena, 0);
     int error = recover_compacted(mvcc, &arena);
@@ -215,7 +217,10 @@ int mvcc_open(const struct mvcc_options *options, struct mvcc **mvcc)
     opened->options = *options;
     opened->lsm = options->lsm;
     opened->reader = options->lsm_reader;
-    int error = mvcc_reload(opened);
+    opened->heads =
+        mvcc_heads_create(options->heads_bytes != 0 ? options->heads_bytes : HEADS_BYTES_DEFAULT,
+                          options->random_seed);
+    int error = opened->heads != NULL ? mvcc_reload(opened) : -ENOMEM;
     if (error != 0) {
         mvcc_close(opened);
         return error;
@@ -226,6 +231,7 @@ int mvcc_open(const struct mvcc_options *options, struct mvcc **mvcc)
 
 void mvcc_close(struct mvcc *mvcc)
 {
+    mvcc_heads_destroy(mvcc->heads);
     free(mvcc->key_buffer.data);
     free(mvcc->value_buffer.data);
     free(mvcc->row_buffer.data);
@@ -436,7 +442,7 @@ int mvcc_purge(struct mvcc *mvcc)
 void mvcc_warm(const struct mvcc *mvcc, const struct bytes *keys, uint32_t count)
 {
     uint8_t copies[WARM_KEYS_MAX][WARM_KEY_BYTES_MAX];
-    struct bytes row_keys[WARM_KEYS_MAX];
+    struct bytes row_keys[WARM_KEYS_MAX], user_keys[WARM_KEYS_MAX];
     uint32_t filled = 0;
     for (uint32_t i = 0; i < count; i++) {
         if (keys[i].size < WARM_KEY_BYTES_MAX) {
@@ -444,6 +450,9 @@ void mvcc_warm(const struct mvcc *mvcc, const struct bytes *keys, uint32_t count
             filled++;
         }
         if (filled == WARM_KEYS_MAX || (i + 1 == count && filled != 0)) {
+            for (uint32_t k = 0; k < filled; k++)
+                user_keys[k] = mvcc_row_user_key(row_keys[k]);
+            mvcc_heads_warm(mvcc->heads, user_keys, filled);
             lsm_prefetch(mvcc->lsm, row_keys, filled);
             filled = 0;
         }

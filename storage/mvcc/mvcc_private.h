@@ -12,6 +12,7 @@
 #include "core/arena.h"
 #include "core/base.h"
 #include "storage/lsm/lsm.h"
+#include "storage/mvcc/heads.h"
 #include "storage/mvcc/ledger.h"
 #include "storage/mvcc/mvcc.h"
 #include "storage/mvcc/rows.h"
@@ -119,6 +120,7 @@ struct mvcc {
     uint32_t ledger_changes;
     bool compacted_in_batch;
     struct mvcc_ledger ledger;
+    struct mvcc_heads *heads;
     struct mvcc_purge_mark purge_marks[MVCC_PURGE_MARKS_MAX];
     uint32_t purge_mark_count;
     struct mvcc_buffer key_buffer, value_buffer, row_buffer; /* of the apply fiber */

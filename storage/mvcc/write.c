@@ -30,19 +30,34 @@ int64_t mvcc_write_end(struct mvcc *mvcc)
  */
 
 struct before {
-    struct mvcc_kv kv;
-    bool exists; /* live; else kv is all zero */
-    bool pinned; /* `row` needs a release */
+    struct mvcc_kv kv; /* `value` only where it was asked for */
+    bool exists;       /* live; else kv is all zero but for the key */
+    bool pinned;       /* `row` needs a release */
+    bool searched;     /* `position` is set */
+    uint32_t value_bytes;
+    struct mvcc_head *head; /* NULL: not in the cache */
     struct lsm_row row;
     struct lsm_position position;
 };
 
+static void before_from_head(struct before *before, struct mvcc_head *head)
+{
+    before->head = head;
+    before->exists = head->version != 0;
+    if (!before->exists)
+        return;
+    before->value_bytes = head->value_bytes;
+    before->kv.create_revision = head->create_revision;
+    before->kv.mod_revision = head->mod_revision;
+    before->kv.version = head->version;
+    before->kv.lease = head->lease;
+}
+
 /* One search in the memtables finds the newest version and the place for the next. Only a key that
  * is not there asks the tables, whose bloom filters know most new keys; only then it may wait. */
-static int before_find(struct mvcc *mvcc, struct bytes row_key, struct before *before)
+static int before_find_row(struct mvcc *mvcc, struct bytes row_key, struct before *before)
 {
-    before->exists = before->pinned = false;
-    before->kv = (struct mvcc_kv){.key = mvcc_row_user_key(row_key)};
+    before->searched = true;
     int error = lsm_find_newest_in_memory(mvcc->lsm, row_key, &before->row, &before->position);
     if (error == ERR_NOT_FOUND) {
         error = lsm_get_now(mvcc->reader, row_key, LSM_VERSION_MAX, &before->row);
@@ -59,6 +74,26 @@ static int before_find(struct mvcc *mvcc, struct bytes row_key, struct before *b
         return 0;
     error = mvcc_row_decode_value(&before->row, &before->kv);
     before->exists = error == 0;
+    before->value_bytes = (uint32_t)before->kv.value.size;
+    return error;
+}
+
+/* The cache answers unless the previous value itself is wanted. */
+static int before_find(struct mvcc *mvcc, struct bytes row_key, bool with_value,
+                       struct before *before)
+{
+    struct mvcc_head *head = mvcc_heads_find(mvcc->heads, mvcc_row_user_key(row_key));
+    before->kv = (struct mvcc_kv){.key = mvcc_row_user_key(row_key)};
+    before->exists = before->pinned = before->searched = false;
+    before->value_bytes = 0;
+    before->head = NULL;
+    if (head != NULL && (!with_value || head->version == 0)) {
+        before_from_head(before, head);
+        return 0;
+    }
+    int error = before_find_row(mvcc, row_key, before);
+    invariant(head == NULL || error != 0 || before->kv.mod_revision == head->mod_revision);
+    before->head = head;
     return error;
 }
 
@@ -71,7 +106,19 @@ static void before_release(struct mvcc *mvcc, struct before *before)
 
 static uint64_t before_bytes(const struct before *before)
 {
-    return before->exists ? mvcc_ledger_row_bytes(before->kv.key, before->kv.value) : 0;
+    if (!before->exists)
+        return 0;
+    return mvcc_ledger_row_bytes(before->kv.key, bytes_make(NULL, before->value_bytes));
+}
+
+/* The new version is the newest now. */
+static void head_set(struct mvcc *mvcc, struct mvcc_head *known, struct bytes key,
+                     const struct mvcc_head *head)
+{
+    if (known != NULL)
+        *known = *head;
+    else
+        mvcc_heads_add(mvcc->heads, key, head);
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------
@@ -81,6 +128,15 @@ static struct lsm_version next_version(const struct mvcc *mvcc)
 {
     invariant(mvcc->sub < UINT32_MAX);
     return (struct lsm_version){.main = (uint64_t)mvcc->revision + 1, .sub = mvcc->sub};
+}
+
+static void insert_row(struct mvcc *mvcc, struct bytes row_key, const struct before *before,
+                       enum lsm_kind kind, struct bytes value)
+{
+    if (before->searched)
+        lsm_insert_at(mvcc->lsm, &before->position, row_key, next_version(mvcc), kind, value);
+    else
+        lsm_insert(mvcc->lsm, row_key, next_version(mvcc), kind, value);
 }
 
 static void insert_history(struct mvcc *mvcc, enum mvcc_change_kind kind, struct bytes key)
@@ -133,8 +189,13 @@ static void insert_put(struct mvcc *mvcc, struct bytes row_key, const struct bef
     uint8_t *value =
         mvcc_buffer_take(&mvcc->value_buffer, MVCC_KEY_VALUE_HEADER_BYTES_MAX + kv->value.size);
     size_t bytes = mvcc_row_encode_value(value, kv);
-    lsm_insert_at(mvcc->lsm, &before->position, row_key, version, LSM_VALUE,
-                  bytes_make(value, bytes));
+    insert_row(mvcc, row_key, before, LSM_VALUE, bytes_make(value, bytes));
+    head_set(mvcc, before->head, kv->key,
+             &(struct mvcc_head){.create_revision = kv->create_revision,
+                                 .mod_revision = kv->mod_revision,
+                                 .version = kv->version,
+                                 .lease = kv->lease,
+                                 .value_bytes = (uint32_t)kv->value.size});
     insert_history(mvcc, MVCC_CHANGE_PUT, kv->key);
     move_lease(mvcc, before->kv.lease, kv->lease, kv->key);
     mvcc_ledger_put(&mvcc->ledger, kv->mod_revision, mvcc_ledger_row_bytes(kv->key, kv->value),
@@ -151,7 +212,7 @@ int mvcc_write_put(struct mvcc *mvcc, const struct mvcc_put_request *request, bo
     invariant(request->key.size != 0 && request->key.size <= MVCC_KEY_BYTES_MAX);
     struct bytes row_key =
         mvcc_row_key(mvcc_buffer_take(&mvcc->key_buffer, 1 + request->key.size), request->key);
-    int error = before_find(mvcc, row_key, &before);
+    int error = before_find(mvcc, row_key, request->prev_kv || request->ignore_value, &before);
     if (error == 0 && must_exist && !before.exists)
         error = ERR_KEY_NOT_FOUND;
     if (error != 0)
@@ -177,21 +238,17 @@ done:
 /* ---- delete -------------------------------------------------------------------------------------
  */
 
-/* `kv` is the live version that goes; its views hold until the next wait. */
-static void insert_delete(struct mvcc *mvcc, struct bytes row_key,
-                          const struct lsm_position *position, const struct mvcc_kv *kv)
+/* `before` is the live version that goes; its views hold until the next wait. */
+static void insert_delete(struct mvcc *mvcc, struct bytes row_key, const struct before *before)
 {
-    struct lsm_version version = next_version(mvcc);
-    struct mvcc_kv gone = {.key = kv->key, .mod_revision = (int64_t)version.main};
-    if (position != NULL)
-        lsm_insert_at(mvcc->lsm, position, row_key, version, LSM_TOMBSTONE, bytes_make(NULL, 0));
-    else
-        lsm_insert(mvcc->lsm, row_key, version, LSM_TOMBSTONE, bytes_make(NULL, 0));
+    const struct mvcc_kv *kv = &before->kv;
+    struct mvcc_kv gone = {.key = kv->key, .mod_revision = mvcc->revision + 1};
+    insert_row(mvcc, row_key, before, LSM_TOMBSTONE, bytes_make(NULL, 0));
+    head_set(mvcc, before->head, kv->key, &(struct mvcc_head){0});
     insert_history(mvcc, MVCC_CHANGE_DELETE, kv->key);
     move_lease(mvcc, kv->lease, 0, kv->key);
     mvcc_ledger_delete(&mvcc->ledger, gone.mod_revision,
-                       mvcc_ledger_row_bytes(kv->key, bytes_make(NULL, 0)),
-                       mvcc_ledger_row_bytes(kv->key, kv->value));
+                       mvcc_ledger_row_bytes(kv->key, bytes_make(NULL, 0)), before_bytes(before));
     report_change(mvcc, MVCC_CHANGE_DELETE, &gone, kv->mod_revision);
     mvcc->ledger_changes++;
     mvcc->sub++;
@@ -203,11 +260,11 @@ static int delete_one(struct mvcc *mvcc, const struct mvcc_delete_request *reque
     struct before before;
     struct bytes row_key =
         mvcc_row_key(mvcc_buffer_take(&mvcc->key_buffer, 1 + request->key.size), request->key);
-    int error = before_find(mvcc, row_key, &before);
+    int error = before_find(mvcc, row_key, request->prev_kv, &before);
     if (error == 0 && before.exists) {
         if (request->prev_kv)
             mvcc_reply_append(reply, prev_kvs, &before.kv);
-        insert_delete(mvcc, row_key, &before.position, &before.kv);
+        insert_delete(mvcc, row_key, &before);
         *deleted = 1;
     }
     before_release(mvcc, &before);
@@ -238,16 +295,18 @@ static int delete_interval(struct mvcc *mvcc, const struct mvcc_delete_request *
     if (found != 0)
         return found;
     while ((found = lsm_cursor_next(cursor, &row)) > 0) {
-        struct mvcc_kv kv;
+        struct before before = {.exists = true};
         if (row.kind == LSM_TOMBSTONE)
             continue;
-        found = mvcc_row_decode_value(&row, &kv);
+        found = mvcc_row_decode_value(&row, &before.kv);
         if (found != 0)
             break;
-        kv.key = mvcc_row_user_key(row.key);
+        before.kv.key = mvcc_row_user_key(row.key);
+        before.value_bytes = (uint32_t)before.kv.value.size;
+        before.head = mvcc_heads_find(mvcc->heads, before.kv.key);
         if (request->prev_kv)
-            mvcc_reply_append(reply, prev_kvs, &kv);
-        insert_delete(mvcc, row.key, NULL, &kv);
+            mvcc_reply_append(reply, prev_kvs, &before.kv);
+        insert_delete(mvcc, row.key, &before);
         ++*deleted;
     }
     lsm_cursor_close(cursor);
