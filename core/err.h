@@ -85,7 +85,29 @@ enum err_action { ERR_ACTION_CLIENT, ERR_ACTION_RETRY, ERR_ACTION_REPAIR, ERR_AC
     X(BAD_TRANSFEREE, 5207, CLIENT, FAILED_PRECONDITION, "etcdserver: bad leader transferee")      \
     X(MEMBER_NOT_FOUND, 5208, CLIENT, NOT_FOUND, "etcdserver: member not found")                   \
     X(UNAVAILABLE, 5209, RETRY, UNAVAILABLE, "log entries are temporarily unavailable")            \
-    X(LEARNER, 5210, RETRY, FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")
+    X(LEARNER, 5210, RETRY, FAILED_PRECONDITION, "etcdserver: rpc not supported for learner")      \
+    X(MEMBER_EXISTS, 5211, CLIENT, FAILED_PRECONDITION, "etcdserver: member ID already exist")     \
+    X(PEER_URL_EXISTS, 5212, CLIENT, FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")  \
+    X(MEMBER_BAD_URLS, 5213, CLIENT, INVALID_ARGUMENT,                                             \
+      "etcdserver: given member URLs are invalid")                                                 \
+    X(NOT_ENOUGH_STARTED, 5214, CLIENT, UNKNOWN,                                                   \
+      "etcdserver: re-configuration failed due to not enough started members")                     \
+    X(NOT_A_LEARNER, 5215, CLIENT, FAILED_PRECONDITION,                                            \
+      "etcdserver: can only promote a learner member")                                             \
+    X(LEARNER_NOT_READY, 5216, CLIENT, FAILED_PRECONDITION,                                        \
+      "etcdserver: can only promote a learner member which is in sync with leader")                \
+    X(TOO_MANY_LEARNERS, 5217, CLIENT, FAILED_PRECONDITION,                                        \
+      "etcdserver: too many learner members in cluster")                                           \
+    X(CLUSTER_MISMATCH, 5218, FATAL, FAILED_PRECONDITION, "etcdserver: cluster ID mismatch")       \
+    X(UNHEALTHY, 5219, RETRY, UNAVAILABLE, "etcdserver: unhealthy cluster")                        \
+    X(MEMBER_REMOVED, 5220, FATAL, FAILED_PRECONDITION,                                            \
+      "the member has been permanently removed from the cluster")                                  \
+    X(MEMBER_BOOTSTRAPPED, 5221, FATAL, FAILED_PRECONDITION,                                       \
+      "the member has already been bootstrapped; its data directory was lost")                     \
+    X(TRANSFER_TIMEOUT, 5222, RETRY, UNKNOWN,                                                      \
+      "etcdserver: request timed out, leader transfer took too long")                              \
+    X(LEADER_FAILED, 5223, RETRY, UNAVAILABLE,                                                     \
+      "etcdserver: request timed out, possibly due to previous leader failure")
 
 enum err {
 #define X(name, number, action, grpc, text) ERR_##name = -(number),
