@@ -6,6 +6,7 @@
 
 #include "core/err.h"
 #include "core/logger.h"
+#include "storage/lsm/bloom.h"
 #include "storage/lsm/lsm_private.h"
 
 /* Level 0 at this many times its trigger is full pressure (RocksDB: 4, slowdown 20, stop 36). */
@@ -155,7 +156,8 @@ static void lsm_view_publish(struct lsm *lsm, struct lsm_view *view)
 
 static struct memtable *lsm_memtable_begin(struct lsm *lsm)
 {
-    struct memtable *memtable = memtable_create(lsm->options.memtable_bytes, prng_next(&lsm->prng));
+    struct memtable *memtable = memtable_create(lsm->options.memtable_bytes, prng_next(&lsm->prng),
+                                                lsm->options.point_table);
     if (memtable == NULL)
         fatal("out of memory for a memtable");
     memtable->id = ++lsm->memtable_id;
@@ -289,14 +291,15 @@ int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row 
         memtable_find_newest(lsm->active, key, (struct memtable_node **)position->previous);
     position->stamp = lsm_stamp(lsm);
     const struct lsm_view *view = lsm_view_current(lsm);
-    for (uint32_t i = 1; node == NULL && i < view->memtable_count; i++) {
-        node = memtable_seek(view->memtables[i], key, LSM_VERSION_MAX);
-        if (node != NULL && !bytes_equal(memtable_node_key(node), key))
-            node = NULL;
+    const struct memtable_node *found = node;
+    if (found == NULL && view->memtable_count > 1) {
+        uint64_t hash = bloom_hash(key);
+        for (uint32_t i = 1; found == NULL && i < view->memtable_count; i++)
+            found = memtable_get(view->memtables[i], key, hash, LSM_VERSION_MAX);
     }
-    if (node == NULL)
+    if (found == NULL)
         return ERR_NOT_FOUND;
-    memtable_row(node, row);
+    memtable_row(found, row);
     return 0;
 }
 

@@ -110,6 +110,7 @@ struct lsm_options {
     uint16_t message_kind_base;           /* LSM_MESSAGE_KINDS kinds from here are the LSM's */
     const struct lsm_filter *filter;      /* or NULL: keep every row; outlives the LSM */
     uint64_t random_seed;                 /* skiplist heights */
+    uint8_t point_table; /* first byte of the keys that point reads are after; 0: all keys */
 };
 
 /* [raft, fiber] Recovers from the manifest, verifies every table's frame, removes orphan files.

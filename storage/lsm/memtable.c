@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "core/invariant.h"
+#include "storage/lsm/bloom.h"
 
 _Static_assert(sizeof(struct memtable_node) == 32, "header and first links share a cache line");
 _Static_assert(MEMTABLE_HEIGHT_MAX <= ARRAY_COUNT(((struct lsm_position *)0)->previous),
@@ -96,7 +97,7 @@ static void *memtable_take(struct memtable *memtable, size_t bytes)
     return taken;
 }
 
-struct memtable *memtable_create(uint64_t bytes_target, uint64_t seed)
+struct memtable *memtable_create(uint64_t bytes_target, uint64_t seed, uint8_t point_table)
 {
     struct memtable *memtable = calloc(1, sizeof(*memtable));
     if (memtable == NULL)
@@ -109,8 +110,10 @@ struct memtable *memtable_create(uint64_t bytes_target, uint64_t seed)
     size_t bytes = sizeof(struct memtable_node) + MEMTABLE_HEIGHT_MAX * sizeof(void *);
     memtable->head = memtable_take(memtable, bytes);
     memset(memtable->head, 0, bytes);
-    memtable->head->height = MEMTABLE_HEIGHT_MAX;
+    memtable->head->height = memtable->head->links = MEMTABLE_HEIGHT_MAX;
     atomic_init(&memtable->height, 1);
+    memtable_index_init(&memtable->index, bytes_target);
+    memtable->point_table = point_table;
     return memtable;
 }
 
@@ -122,6 +125,7 @@ void memtable_destroy(struct memtable *memtable)
         free(memtable->chunks);
         memtable->chunks = older;
     }
+    memtable_index_deinit(&memtable->index);
     free(memtable);
 }
 
@@ -167,6 +171,27 @@ struct memtable_node *memtable_seek(const struct memtable *memtable, struct byte
     struct memtable_target target = memtable_target(key, version);
     struct memtable_node *before;
     return memtable_search(memtable, &target, NULL, &before);
+}
+
+/* A key under heavy change has many versions in a row; beyond a few, a search is quicker. */
+#define MEMTABLE_VERSION_STEPS 8
+
+const struct memtable_node *memtable_get(const struct memtable *memtable, struct bytes key,
+                                         uint64_t hash, struct lsm_version version_max)
+{
+    const struct memtable_node *node;
+    if (likely(memtable_is_indexed(memtable, key))) {
+        node = memtable_index_find(&memtable->index, key, hash);
+        for (uint32_t step = 0; step < MEMTABLE_VERSION_STEPS; step++) {
+            if (node == NULL || (step > 0 && !bytes_equal(memtable_node_key(node), key)))
+                return NULL;
+            if (lsm_version_compare(memtable_node_version(node), version_max) <= 0)
+                return node;
+            node = memtable_next(node);
+        }
+    }
+    node = memtable_seek(memtable, key, version_max);
+    return node != NULL && bytes_equal(memtable_node_key(node), key) ? node : NULL;
 }
 
 struct memtable_node *memtable_seek_before(const struct memtable *memtable, struct bytes key,
@@ -300,8 +325,9 @@ static struct memtable_node *memtable_build(struct memtable *memtable, uint32_t 
                                             const struct memtable_target *target,
                                             enum lsm_kind kind, struct bytes value)
 {
+    uint32_t links = height + memtable_is_indexed(memtable, target->key);
     size_t bytes =
-        sizeof(struct memtable_node) + height * sizeof(void *) + target->key.size + value.size;
+        sizeof(struct memtable_node) + links * sizeof(void *) + target->key.size + value.size;
     struct memtable_node *node = memtable_take(memtable, bytes);
     node->prefix = target->prefix;
     node->version_main = target->version.main;
@@ -310,8 +336,9 @@ static struct memtable_node *memtable_build(struct memtable *memtable, uint32_t 
     node->key_bytes = (uint32_t)target->key.size;
     node->kind = (uint8_t)kind;
     node->height = (uint8_t)height;
+    node->links = (uint8_t)links;
     node->reserved = 0;
-    uint8_t *tail = (uint8_t *)&node->next[height];
+    uint8_t *tail = (uint8_t *)&node->next[links];
     memcpy(tail, target->key.data, target->key.size);
     if (value.size != 0)
         memcpy(tail + target->key.size, value.data, value.size);
@@ -362,6 +389,8 @@ void memtable_insert(struct memtable *memtable, struct memtable_node *const *fou
         atomic_store_explicit(&previous[level]->next[level], node, memory_order_release);
         finger->previous[level] = node;
     }
+    if (memtable_is_indexed(memtable, key))
+        memtable_index_publish(&memtable->index, node, bloom_hash(key));
     for (uint32_t level = height; level < MEMTABLE_HEIGHT_MAX; level++)
         finger->previous[level] = previous[level];
     finger->last = node;

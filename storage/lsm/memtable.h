@@ -7,8 +7,10 @@
  *           the arena goes away at once when no view holds the memtable. A node caches the first
  *           eight key bytes as a big-endian number, and a search prefetches the node below while it
  *           looks at the node ahead: about one cache miss per level.
+ *           Point reads go through a hash of the newest rows instead (memtable_index.h).
  * Owner     The raft core inserts. Readers on any core hold it through a view.
- * Threads   memtable_seek*, memtable_next, memtable_row: any core. The rest: the owner.
+ * Threads   memtable_seek*, memtable_get, memtable_next, memtable_row: any core. The rest: the
+ *           owner.
  * Limits    MEMTABLE_HEIGHT_MAX levels with branching 4: good for tens of millions of rows.
  * Source    Pugh 1990; the skiplists of LevelDB and RocksDB (insertion hints).
  */
@@ -20,6 +22,7 @@
 #include "core/base.h"
 #include "core/prng.h"
 #include "storage/lsm/lsm.h"
+#include "storage/lsm/memtable_index.h"
 
 #define MEMTABLE_HEIGHT_MAX 12
 #define MEMTABLE_CHUNK_BYTES                                                                       \
@@ -34,8 +37,9 @@ struct memtable_node {
     uint32_t key_bytes;
     uint8_t kind;
     uint8_t height;
-    uint16_t reserved;
-    _Atomic(struct memtable_node *) next[]; /* height links, then the key, then the value */
+    uint8_t links; /* height, and one more for the index's chain when the key is indexed */
+    uint8_t reserved;
+    _Atomic(struct memtable_node *) next[]; /* `links` of them, then the key, then the value */
 };
 
 /* Where the last row of a table (first key byte) went: what follows it directly needs no search.
@@ -56,6 +60,8 @@ struct memtable {
     _Atomic uint32_t height;    /* levels in use; a stale value only costs steps */
     _Atomic uint64_t bytes;     /* arena bytes taken */
     _Atomic uint64_t logical_bytes;
+    struct memtable_index index; /* of the keys of `point_table` */
+    uint8_t point_table;         /* first byte of keys that the index knows; 0: it knows all */
 
     /* the owner's */
     uint8_t *free, *end; /* within the newest chunk */
@@ -73,7 +79,8 @@ struct memtable {
     uint64_t id;
 };
 
-must_check struct memtable *memtable_create(uint64_t bytes_target, uint64_t seed);
+must_check struct memtable *memtable_create(uint64_t bytes_target, uint64_t seed,
+                                            uint8_t point_table);
 void memtable_destroy(struct memtable *memtable);
 
 /* previous[] for a later memtable_insert() of `key` with a version above all of its rows. Returns
@@ -100,6 +107,15 @@ struct memtable_node *memtable_seek_before(const struct memtable *memtable, stru
                                            struct lsm_version version);
 struct memtable_node *memtable_last(const struct memtable *memtable);
 
+/* The newest row of `key` with version <= version_max, or NULL. `hash` is bloom_hash(key). */
+const struct memtable_node *memtable_get(const struct memtable *memtable, struct bytes key,
+                                         uint64_t hash, struct lsm_version version_max);
+
+static inline bool memtable_is_indexed(const struct memtable *memtable, struct bytes key)
+{
+    return memtable->point_table == 0 || key.data[0] == memtable->point_table;
+}
+
 static inline struct memtable_node *memtable_next(const struct memtable_node *node)
 {
     return atomic_load_explicit(&((struct memtable_node *)(uintptr_t)node)->next[0],
@@ -113,7 +129,7 @@ static inline struct memtable_node *memtable_first(const struct memtable *memtab
 
 static inline struct bytes memtable_node_key(const struct memtable_node *node)
 {
-    return bytes_make((const uint8_t *)&node->next[node->height], node->key_bytes);
+    return bytes_make((const uint8_t *)&node->next[node->links], node->key_bytes);
 }
 
 static inline struct lsm_version memtable_node_version(const struct memtable_node *node)

@@ -268,13 +268,13 @@ static int reader_get_tables(struct reader_lookup *lookup, const struct lsm_leve
 }
 
 static bool reader_get_memtables(struct lsm_reader *reader, struct reader_view *held,
-                                 struct bytes key, struct lsm_version version_max,
+                                 struct bytes key, uint64_t hash, struct lsm_version version_max,
                                  struct lsm_row *row)
 {
     const struct lsm_view *view = held->view;
     for (uint32_t i = 0; i < view->memtable_count; i++) {
-        const struct memtable_node *node = memtable_seek(view->memtables[i], key, version_max);
-        if (node == NULL || !bytes_equal(memtable_node_key(node), key))
+        const struct memtable_node *node = memtable_get(view->memtables[i], key, hash, version_max);
+        if (node == NULL)
             continue;
         memtable_row(node, row);
         row->key = key;
@@ -303,14 +303,13 @@ static int reader_get(struct lsm_reader *reader, struct bytes key, struct lsm_ve
     struct reader_view *held = reader_view_current(reader);
     reader->stats.gets++;
     reader->stats.gets_waited += may_wait;
-    if (reader_get_memtables(reader, held, key, version_max, row))
+    uint64_t hash = bloom_hash(key);
+    if (reader_get_memtables(reader, held, key, hash, version_max, row))
         return 0;
     if (!reader_view_has_tables(held->view))
         return ERR_NOT_FOUND;
-    struct reader_lookup lookup = {.reader = reader,
-                                   .target = sst_target_make(key, version_max),
-                                   .hash = bloom_hash(key),
-                                   .row = row};
+    struct reader_lookup lookup = {
+        .reader = reader, .target = sst_target_make(key, version_max), .hash = hash, .row = row};
     reader_blocks_init(&lookup.blocks, reader, may_wait, CACHE_NORMAL);
     held->pins++;
     int status = reader_get_tables(&lookup, held->view->levels);

@@ -67,6 +67,7 @@ void mvcc_configure_lsm(struct mvcc_shared *shared, struct lsm_options *options)
     shared->filter = (struct lsm_filter){
         .context = shared, .begin = filter_begin, .keep = filter_keep, .end = filter_end};
     options->filter = &shared->filter;
+    options->point_table = MVCC_TABLE_KEYS;
 }
 
 /* ---- state --------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "core/prng.h"
+#include "storage/lsm/bloom.h"
 #include "storage/lsm/memtable.h"
 
 static void insert(struct memtable *memtable, const char *key, uint64_t version)
@@ -29,7 +30,7 @@ Test(memtable, rows_come_by_key_and_then_newest_first)
     };
     static const char *const want[] = {"k",        "k/b",        "k/b",        "k/pref",
                                        "k/prefix", "k/prefix-1", "k/prefix-2", "r"};
-    struct memtable *memtable = memtable_create(MIB, 1);
+    struct memtable *memtable = memtable_create(MIB, 1, 0);
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++)
         insert(memtable, rows[i].key, rows[i].version);
     const struct memtable_node *node = memtable_first(memtable);
@@ -59,7 +60,7 @@ Test(memtable, seeks_find_the_row_at_or_after_and_the_row_before)
         {"older than the oldest version", "k/b", 3, "k/c@2", "k/b@4"},
         {"past the end", "z", 1, NULL, "k/c@2"},
     };
-    struct memtable *memtable = memtable_create(MIB, 1);
+    struct memtable *memtable = memtable_create(MIB, 1, 0);
     insert(memtable, "k/b", 4);
     insert(memtable, "k/a", 5);
     insert(memtable, "k/b", 9);
@@ -81,10 +82,46 @@ Test(memtable, seeks_find_the_row_at_or_after_and_the_row_before)
     memtable_destroy(memtable);
 }
 
+static const struct memtable_node *get(const struct memtable *memtable, const char *key,
+                                       uint64_t version)
+{
+    struct bytes bytes = bytes_from_text(key);
+    return memtable_get(memtable, bytes, bloom_hash(bytes),
+                        (struct lsm_version){version, UINT32_MAX});
+}
+
+Test(memtable, the_index_answers_as_a_search_does)
+{
+    /* Few buckets for many keys, so that chains are long; one table is not indexed. */
+    for (uint8_t point_table = 0; point_table <= 'k'; point_table += 'k') {
+        struct memtable *memtable = memtable_create(MIB, 5, point_table);
+        struct prng prng;
+        prng_init(&prng, 17);
+        char key[16];
+        for (uint64_t version = 1; version <= 30000; version++) {
+            snprintf(key, sizeof(key), "%c/%u", version % 5 == 0 ? 'r' : 'k',
+                     (unsigned)prng_below(&prng, 8000));
+            insert(memtable, version % 7 == 0 ? "k/hot" : key, version);
+        }
+        for (uint32_t i = 0; i < 60000; i++) {
+            uint64_t version = prng_below(&prng, 30002);
+            snprintf(key, sizeof(key), "%c/%u", prng_chance(&prng, 1, 5) ? 'r' : 'k',
+                     (unsigned)prng_below(&prng, 8200));
+            const char *wanted = i % 9 == 0 ? "k/hot" : key;
+            const struct memtable_node *node = memtable_seek(
+                memtable, bytes_from_text(wanted), (struct lsm_version){version, UINT32_MAX});
+            if (node != NULL && !bytes_equal(memtable_node_key(node), bytes_from_text(wanted)))
+                node = NULL;
+            cr_assert_eq(get(memtable, wanted, version), node, "%s@%lu", wanted, version);
+        }
+        memtable_destroy(memtable);
+    }
+}
+
 /* Fingers, positions and plain inserts in one list, with rows of other tables in between. */
 Test(memtable, fingers_and_positions_land_where_a_search_would)
 {
-    struct memtable *memtable = memtable_create(4 * MIB, 3);
+    struct memtable *memtable = memtable_create(4 * MIB, 3, 0);
     struct prng prng;
     prng_init(&prng, 9);
     for (uint64_t version = 1; version <= 20000; version++) {
@@ -124,7 +161,7 @@ Test(memtable, fingers_and_positions_land_where_a_search_would)
 
 Test(memtable, a_value_larger_than_a_chunk_has_its_own)
 {
-    struct memtable *memtable = memtable_create(64 * KIB, 1);
+    struct memtable *memtable = memtable_create(64 * KIB, 1, 0);
     size_t bytes = 3 * MIB;
     uint8_t *value = malloc(bytes);
     memset(value, 7, bytes);
@@ -166,6 +203,7 @@ static void *race_read(void *argument)
                                                          (struct lsm_version){wanted, UINT32_MAX});
         cr_assert_not_null(node);
         cr_assert_eq(node->version_main, wanted);
+        cr_assert_eq(get(race->memtable, key, wanted), node);
         struct lsm_row row;
         memtable_row(node, &row);
         cr_assert_eq(le64_load(row.value.data), wanted);
@@ -175,7 +213,7 @@ static void *race_read(void *argument)
 
 Test(memtable, other_threads_read_while_one_writes)
 {
-    struct race race = {.memtable = memtable_create(4 * MIB, 1)};
+    struct race race = {.memtable = memtable_create(4 * MIB, 1, 0)};
     pthread_t readers[2];
     for (size_t i = 0; i < ARRAY_COUNT(readers); i++)
         cr_assert_eq(pthread_create(&readers[i], NULL, race_read, &race), 0);
