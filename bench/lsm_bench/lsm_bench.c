@@ -92,21 +92,18 @@ static void bench_close(void)
     lsm_close(bench.lsm);
 }
 
-static void bench_write(uint64_t i, bool with_position)
+static void bench_write(uint64_t i, bool read_before)
 {
     uint8_t buffer[KEY_BYTES];
     struct bytes key = key_of(buffer, i);
     struct lsm_version version = {++bench.version, 0};
     struct bytes value = bytes_make(bench.value, VALUE_BYTES);
-    if (with_position) {
+    if (read_before) {
         struct lsm_row row;
-        struct lsm_position position;
-        int found = lsm_find_newest_in_memory(bench.lsm, key, &row, &position);
+        int found = lsm_find_newest_in_memory(bench.lsm, key, &row);
         invariant(found == 0 || found == ERR_NOT_FOUND);
-        lsm_insert_at(bench.lsm, &position, key, version, LSM_VALUE, value);
-    } else {
-        lsm_insert(bench.lsm, key, version, LSM_VALUE, value);
     }
+    lsm_insert(bench.lsm, key, version, LSM_VALUE, value);
 }
 
 static void bench_prefetch(uint64_t first, uint64_t step, uint32_t count)

@@ -216,10 +216,10 @@ struct flush_job {
 static int flush_rows(struct flush_job *job)
 {
     uint32_t rows = 0;
-    const struct memtable_node *node = memtable_first(job->memtable);
-    for (; node != NULL; node = memtable_next(node)) {
-        struct lsm_row row;
-        memtable_row(node, &row);
+    struct memtable_scan scan;
+    struct lsm_row row;
+    memtable_scan_begin(job->memtable, &scan);
+    while (memtable_scan_next(&scan, &row)) {
         if (background_filter_keep(&job->filter, &row, false)) {
             int status = background_output_add(job->background, &job->output, 0, &row);
             if (status < 0)

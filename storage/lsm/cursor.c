@@ -16,7 +16,7 @@
 
 struct cursor_source {
     struct memtable *memtable; /* or NULL: tables */
-    const struct memtable_node *node;
+    const struct memtable_version *version;
     struct lsm_table *const *tables;
     uint32_t table_count, at;
     bool iterator_ready;
@@ -90,12 +90,13 @@ static int source_take(struct cursor_source *source, int status)
     return status < 0 ? status : 0;
 }
 
-static void source_take_node(struct cursor_source *source, const struct memtable_node *node)
+static void source_take_version(struct cursor_source *source,
+                                const struct memtable_version *version)
 {
-    source->node = node;
-    source->valid = node != NULL;
-    if (node != NULL)
-        memtable_row(node, &source->row);
+    source->version = version;
+    source->valid = version != NULL;
+    if (version != NULL)
+        memtable_row(version, &source->row);
 }
 
 /* First row of the next table, while the present one has no more. */
@@ -140,7 +141,7 @@ static void source_open(struct cursor_source *source, uint32_t at)
 static int source_seek(struct cursor_source *source, struct bytes key, struct lsm_version version)
 {
     if (source->memtable != NULL) {
-        source_take_node(source, memtable_seek(source->memtable, key, version));
+        source_take_version(source, memtable_seek(source->memtable, key, version));
         return 0;
     }
     uint32_t at = source_find(source, key);
@@ -157,7 +158,7 @@ static int source_seek_before(struct cursor_source *source, struct bytes key,
                               struct lsm_version version)
 {
     if (source->memtable != NULL) {
-        source_take_node(source, memtable_seek_before(source->memtable, key, version));
+        source_take_version(source, memtable_seek_before(source->memtable, key, version));
         return 0;
     }
     uint32_t at = source_find(source, key);
@@ -178,7 +179,7 @@ static int source_seek_before(struct cursor_source *source, struct bytes key,
 static int source_last(struct cursor_source *source)
 {
     if (source->memtable != NULL) {
-        source_take_node(source, memtable_last(source->memtable));
+        source_take_version(source, memtable_last(source->memtable));
         return 0;
     }
     source_open(source, source->table_count - 1);
@@ -189,7 +190,7 @@ static int source_next(struct cursor_source *source)
 {
     invariant(source->valid);
     if (source->memtable != NULL) {
-        source_take_node(source, memtable_next(source->node));
+        source_take_version(source, memtable_next(source->version));
         return 0;
     }
     return source_roll_forward(source, table_iterator_next(&source->iterator));
@@ -199,7 +200,7 @@ static int source_prev(struct cursor_source *source)
 {
     invariant(source->valid);
     if (source->memtable != NULL) {
-        source_take_node(
+        source_take_version(
             source, memtable_seek_before(source->memtable, source->row.key, source->row.version));
         return 0;
     }
@@ -475,7 +476,7 @@ static struct cursor_source *cursor_source_add(struct lsm_cursor *cursor)
     invariant(cursor->source_count < cursor->source_max);
     struct cursor_source *source = &cursor->sources[cursor->source_count++];
     source->memtable = NULL;
-    source->node = NULL;
+    source->version = NULL;
     source->valid = false;
     source->iterator_ready = false;
     return source;

@@ -156,8 +156,10 @@ static void lsm_view_publish(struct lsm *lsm, struct lsm_view *view)
 
 static struct memtable *lsm_memtable_begin(struct lsm *lsm)
 {
-    struct memtable *memtable = memtable_create(lsm->options.memtable_bytes, prng_next(&lsm->prng),
-                                                lsm->options.point_table);
+    struct memtable *memtable =
+        memtable_create(&(struct memtable_options){.bytes_target = lsm->options.memtable_bytes,
+                                                   .seed = prng_next(&lsm->prng),
+                                                   .point_table = lsm->options.point_table});
     if (memtable == NULL)
         fatal("out of memory for a memtable");
     memtable->id = ++lsm->memtable_id;
@@ -266,15 +268,10 @@ uint32_t lsm_pressure(const struct lsm *lsm)
 /* ---- writing ---------------------------------------------------------------------------------
  */
 
-static uint64_t lsm_stamp(const struct lsm *lsm)
-{
-    return lsm->active->id << 40 | lsm->active->stamp;
-}
-
 void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, enum lsm_kind kind,
                 struct bytes value)
 {
-    memtable_insert(lsm->active, NULL, key, version, kind, value);
+    memtable_insert(lsm->active, key, version, kind, value);
 }
 
 void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count)
@@ -284,32 +281,17 @@ void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t coun
                           (uint32_t)u64_min(count - done, MEMTABLE_PREFETCH_MAX));
 }
 
-int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row,
-                              struct lsm_position *position)
+int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row)
 {
-    struct memtable_node *node =
-        memtable_find_newest(lsm->active, key, (struct memtable_node **)position->previous);
-    position->stamp = lsm_stamp(lsm);
     const struct lsm_view *view = lsm_view_current(lsm);
-    const struct memtable_node *found = node;
-    if (found == NULL && view->memtable_count > 1) {
-        uint64_t hash = bloom_hash(key);
-        for (uint32_t i = 1; found == NULL && i < view->memtable_count; i++)
-            found = memtable_get(view->memtables[i], key, hash, LSM_VERSION_MAX);
-    }
+    const struct memtable_version *found = NULL;
+    uint64_t hash = bloom_hash(key);
+    for (uint32_t i = 0; found == NULL && i < view->memtable_count; i++)
+        found = memtable_find(view->memtables[i], key, hash, LSM_VERSION_MAX);
     if (found == NULL)
         return ERR_NOT_FOUND;
     memtable_row(found, row);
     return 0;
-}
-
-void lsm_insert_at(struct lsm *lsm, const struct lsm_position *position, struct bytes key,
-                   struct lsm_version version, enum lsm_kind kind, struct bytes value)
-{
-    struct memtable_node *const *previous = NULL;
-    if (position->stamp == lsm_stamp(lsm))
-        previous = (struct memtable_node *const *)position->previous;
-    memtable_insert(lsm->active, previous, key, version, kind, value);
 }
 
 /* ---- messages from the background and from readers ----------------------------------------------

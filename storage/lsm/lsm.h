@@ -144,20 +144,10 @@ void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, e
  * of four and more. Correctness never depends on it. */
 void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count);
 
-/* One search for "read the previous version, then write the next one". */
-struct lsm_position {
-    uint64_t stamp; /* of the memtable state that it belongs to */
-    void *previous[16];
-};
-
 /* The newest row of `key` among all memtables; tombstones are reported. 0, or ERR_NOT_FOUND: then
  * tables may still have it (lsm_get_now). The row needs no release and stays valid until the caller
- * waits or calls lsm_commit(). `position` is set in both cases and lives until the next insert; a
- * stale one costs a search, nothing else. */
-must_check int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row,
-                                         struct lsm_position *position);
-void lsm_insert_at(struct lsm *lsm, const struct lsm_position *position, struct bytes key,
-                   struct lsm_version version, enum lsm_kind kind, struct bytes value);
+ * waits or calls lsm_commit(). */
+must_check int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row);
 
 /* End of an applied batch: everything up to `applied_index` is inserted. Rotates a full memtable.
  * */

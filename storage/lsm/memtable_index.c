@@ -5,31 +5,27 @@
 #include "core/invariant.h"
 #include "storage/lsm/memtable.h"
 
-/* A link: the node's address in the low 48 bits, the top 16 bits of its key's hash above; 0: end.
- */
 #define LINK_ADDRESS_BITS 48
 #define LINK_ADDRESS_MASK (((uint64_t)1 << LINK_ADDRESS_BITS) - 1)
-#define LINK_TAG_MASK     (~LINK_ADDRESS_MASK)
 
-_Static_assert(sizeof(_Atomic uint64_t) == sizeof(void *),
-               "a chain link takes a skiplist link's place");
+_Static_assert(sizeof(struct memtable_bucket) == 64, "a look-up touches one line of the index");
 
-static inline struct memtable_node *link_node(uint64_t link)
+static inline struct memtable_key *link_key(uint64_t link)
 {
-    return (struct memtable_node *)(uintptr_t)(link & LINK_ADDRESS_MASK);
+    return (struct memtable_key *)(uintptr_t)(link & LINK_ADDRESS_MASK);
 }
 
-static inline uint64_t link_make(const struct memtable_node *node, uint64_t hash)
+static inline uint64_t link_make(const struct memtable_key *key, uint64_t hash)
 {
-    uint64_t address = (uint64_t)(uintptr_t)node;
-    invariant((address & LINK_TAG_MASK) == 0);
-    return address | (hash & LINK_TAG_MASK);
+    uint64_t address = (uint64_t)(uintptr_t)key;
+    invariant(address != 0 && (address & ~LINK_ADDRESS_MASK) == 0);
+    return address | (hash & ~LINK_ADDRESS_MASK);
 }
 
-static inline _Atomic uint64_t *node_chain(const struct memtable_node *node)
+/* The bucket is chosen by the low bits of the hash, the tag is its top bits. */
+static inline bool link_may_be(uint64_t link, uint64_t hash)
 {
-    invariant(node->links == node->height + 1);
-    return (_Atomic uint64_t *)(uintptr_t)&node->next[node->height];
+    return ((link ^ hash) & ~LINK_ADDRESS_MASK) == 0;
 }
 
 void memtable_index_init(struct memtable_index *index, uint64_t bytes_target)
@@ -37,56 +33,77 @@ void memtable_index_init(struct memtable_index *index, uint64_t bytes_target)
     uint64_t buckets = 16;
     while (buckets < bytes_target / MEMTABLE_INDEX_BUCKET_BYTES)
         buckets *= 2;
-    index->buckets = calloc(buckets, sizeof(index->buckets[0]));
+    size_t bytes = buckets * sizeof(index->buckets[0]);
+    index->buckets = aligned_alloc(sizeof(index->buckets[0]), bytes);
     if (index->buckets == NULL)
-        fatal("out of memory for an index of %llu keys", (unsigned long long)buckets);
+        fatal("out of memory for an index of %zu bytes", bytes);
+    memset(index->buckets, 0, bytes);
     index->mask = buckets - 1;
 }
 
 void memtable_index_deinit(struct memtable_index *index)
 {
-    free((void *)index->buckets);
+    for (uint64_t i = 0; i <= index->mask; i++)
+        for (struct memtable_bucket *bucket = index->buckets[i].overflow, *next; bucket != NULL;
+             bucket = next) {
+            next = bucket->overflow;
+            free(bucket);
+        }
+    free(index->buckets);
     index->buckets = NULL;
 }
 
-void memtable_index_publish(struct memtable_index *index, struct memtable_node *node, uint64_t hash)
+static struct memtable_bucket *bucket_create(uint64_t first_link)
 {
-    struct bytes key = memtable_node_key(node);
-    _Atomic uint64_t *bucket = &index->buckets[hash & index->mask];
-    uint64_t first = atomic_load_explicit(bucket, memory_order_relaxed);
-    uint64_t link = first;
-    for (_Atomic uint64_t *at = bucket; link != 0;) {
-        const struct memtable_node *other = link_node(link);
-        if (((link ^ hash) & LINK_TAG_MASK) == 0 && bytes_equal(memtable_node_key(other), key)) {
-            invariant(
-                lsm_version_compare(memtable_node_version(other), memtable_node_version(node)) < 0);
-            uint64_t rest = atomic_load_explicit(node_chain(other), memory_order_relaxed);
-            atomic_store_explicit(node_chain(node), rest, memory_order_relaxed);
-            atomic_store_explicit(at, link_make(node, hash), memory_order_release); /* X2 */
-            return;
-        }
-        at = node_chain(other);
-        link = atomic_load_explicit(at, memory_order_relaxed);
-    }
-    atomic_store_explicit(node_chain(node), first, memory_order_relaxed);
-    atomic_store_explicit(bucket, link_make(node, hash), memory_order_release);
+    struct memtable_bucket *bucket = aligned_alloc(sizeof(*bucket), sizeof(*bucket));
+    if (bucket == NULL)
+        fatal("out of memory for an index");
+    memset(bucket, 0, sizeof(*bucket));
+    atomic_init(&bucket->links[0], first_link);
+    return bucket;
 }
 
-const struct memtable_node *memtable_index_find(const struct memtable_index *index,
-                                                struct bytes key, uint64_t hash)
+void memtable_index_publish(struct memtable_index *index, struct memtable_key *key, uint64_t hash)
 {
-    uint64_t link = atomic_load_explicit(&index->buckets[hash & index->mask], memory_order_acquire);
-    while (link != 0) {
-        const struct memtable_node *node = link_node(link);
-        if (((link ^ hash) & LINK_TAG_MASK) == 0 && bytes_equal(memtable_node_key(node), key))
-            return node;
-        link = atomic_load_explicit(node_chain(node), memory_order_acquire);
+    struct memtable_bucket *bucket = &index->buckets[hash & index->mask], *overflow;
+    for (;;) {
+        for (uint32_t i = 0; i < MEMTABLE_INDEX_LINKS; i++)
+            if (atomic_load_explicit(&bucket->links[i], memory_order_relaxed) == 0) {
+                atomic_store_explicit(&bucket->links[i], link_make(key, hash),
+                                      memory_order_release);
+                return;
+            }
+        overflow = atomic_load_explicit(&bucket->overflow, memory_order_relaxed);
+        if (overflow == NULL)
+            break;
+        bucket = overflow;
     }
+    overflow = bucket_create(link_make(key, hash));
+    atomic_store_explicit(&bucket->overflow, overflow, memory_order_release);
+}
+
+struct memtable_key *memtable_index_find(const struct memtable_index *index, struct bytes key,
+                                         uint64_t hash)
+{
+    struct memtable_bucket *bucket = &index->buckets[hash & index->mask];
+    for (; bucket != NULL; bucket = atomic_load_explicit(&bucket->overflow, memory_order_acquire))
+        for (uint32_t i = 0; i < MEMTABLE_INDEX_LINKS; i++) {
+            uint64_t link = atomic_load_explicit(&bucket->links[i], memory_order_acquire);
+            if (link == 0)
+                return NULL;
+            if (link_may_be(link, hash) && bytes_equal(memtable_key_bytes(link_key(link)), key))
+                return link_key(link);
+        }
     return NULL;
 }
 
-const struct memtable_node *memtable_index_peek(const struct memtable_index *index, uint64_t hash)
+const struct memtable_key *memtable_index_peek(const struct memtable_index *index, uint64_t hash)
 {
-    uint64_t link = atomic_load_explicit(&index->buckets[hash & index->mask], memory_order_relaxed);
-    return link_node(link);
+    struct memtable_bucket *bucket = &index->buckets[hash & index->mask];
+    for (uint32_t i = 0; i < MEMTABLE_INDEX_LINKS; i++) {
+        uint64_t link = atomic_load_explicit(&bucket->links[i], memory_order_acquire);
+        if (link != 0 && link_may_be(link, hash))
+            return link_key(link);
+    }
+    return NULL;
 }

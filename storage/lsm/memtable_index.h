@@ -1,21 +1,19 @@
 /*
- * memtable_index.h - from a key to its newest row in a memtable, without a search.
+ * memtable_index.h - from a key to its node in a memtable, without a search.
  *
- * Story     A point read of a skiplist costs a dozen dependent cache misses; through this hash it
- *           costs two, and both can be asked for ahead of time. Buckets hold chains of one node per
- *           key, the newest; a link carries 16 bits of its node's hash, so that a chain is walked
- *           without touching the nodes of other keys. Older rows follow their newest one in the
- *           skiplist. Nodes keep their chain link behind their skiplist links (memtable.h).
- * Owner     The memtable's writer. Memory: one bucket per MEMTABLE_INDEX_BUCKET_BYTES of the
- *           memtable's target, fixed: chains grow a little when rows are small.
- * Threads   memtable_index_find(), memtable_index_prefetch(): any core. The rest: the writer.
+ * Story     A search of the skiplist costs a dozen dependent cache misses; through this hash it
+ *           costs two, and both can be asked for ahead of time. A bucket is one cache line of links
+ *           and a pointer to the line it overflows into. A link is the address of a key's node with
+ *           16 bits of the key's hash above it, so that other keys are hardly ever touched.
+ * Owner     The memtable's writer. One bucket per MEMTABLE_INDEX_BUCKET_BYTES of the memtable's
+ *           target, fixed: small rows make it overflow, which costs a step more.
+ * Threads   memtable_index_find(), _prefetch(), _peek(): any core. The rest: the writer.
  *
  * Invariants
- * X1  a node is linked into the skiplist before it is published here, and published here before the
- *     state that makes its version readable is; so whoever may read version v finds the newest row
- *     up to v at, or in the skiplist behind, the node that a look-up answers.
- * X2  a chain holds each key once. A newer row takes its predecessor's place in one store; the
- *     predecessor keeps its own link, so a walk that stands on it goes on to the end.
+ * X1  a key is published here with its first version in place, and before the state that makes that
+ *     version readable is; so whoever may read version v finds the key.
+ * X2  a key has one link.
+ * X3  links fill a bucket from the front and never leave: the first empty one ends the search.
  */
 #ifndef STORAGE_LSM_MEMTABLE_INDEX_H
 #define STORAGE_LSM_MEMTABLE_INDEX_H
@@ -24,32 +22,36 @@
 
 #include "core/base.h"
 
-struct memtable_node;
+struct memtable_key;
 
-#define MEMTABLE_INDEX_BUCKET_BYTES ((uint64_t)512)
+#define MEMTABLE_INDEX_LINKS        7
+#define MEMTABLE_INDEX_BUCKET_BYTES ((uint64_t)2048) /* four keys of half a kilobyte */
+
+struct memtable_bucket {
+    _Alignas(64) _Atomic uint64_t links[MEMTABLE_INDEX_LINKS]; /* 0: empty */
+    _Atomic(struct memtable_bucket *) overflow;
+};
 
 struct memtable_index {
-    _Atomic uint64_t *buckets; /* links; see memtable_index.c */
+    struct memtable_bucket *buckets;
     uint64_t mask;
 };
 
 void memtable_index_init(struct memtable_index *index, uint64_t bytes_target);
 void memtable_index_deinit(struct memtable_index *index);
 
-/* `node` is in the skiplist, and newer than what was published for its key. */
-void memtable_index_publish(struct memtable_index *index, struct memtable_node *node,
-                            uint64_t hash);
+/* `key` is not in here. `hash` is that of bloom_hash(), here and below. */
+void memtable_index_publish(struct memtable_index *index, struct memtable_key *key, uint64_t hash);
 
-/* The newest row of `key`, or NULL. `hash` is bloom_hash(key). */
-const struct memtable_node *memtable_index_find(const struct memtable_index *index,
-                                                struct bytes key, uint64_t hash);
+struct memtable_key *memtable_index_find(const struct memtable_index *index, struct bytes key,
+                                         uint64_t hash);
 
+/* Ahead of a find: brings the bucket into the cache; then, with the bucket there, answers the node
+ * that find would look at, or NULL. */
 static inline void memtable_index_prefetch(const struct memtable_index *index, uint64_t hash)
 {
-    __builtin_prefetch((const void *)&index->buckets[hash & index->mask]);
+    __builtin_prefetch(&index->buckets[hash & index->mask]);
 }
-
-/* The node that memtable_index_find() would look at first, or NULL. */
-const struct memtable_node *memtable_index_peek(const struct memtable_index *index, uint64_t hash);
+const struct memtable_key *memtable_index_peek(const struct memtable_index *index, uint64_t hash);
 
 #endif

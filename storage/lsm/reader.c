@@ -273,10 +273,11 @@ static bool reader_get_memtables(struct lsm_reader *reader, struct reader_view *
 {
     const struct lsm_view *view = held->view;
     for (uint32_t i = 0; i < view->memtable_count; i++) {
-        const struct memtable_node *node = memtable_get(view->memtables[i], key, hash, version_max);
-        if (node == NULL)
+        const struct memtable_version *found =
+            memtable_find(view->memtables[i], key, hash, version_max);
+        if (found == NULL)
             continue;
-        memtable_row(node, row);
+        memtable_row(found, row);
         row->key = key;
         row->pin_kind = READER_PIN_VIEW;
         row->pin = held;

@@ -203,7 +203,7 @@ must_check struct mvcc_shared *mvcc_shared_create(void); /* NULL: out of memory 
 void mvcc_shared_destroy(struct mvcc_shared *shared);
 struct mvcc_state mvcc_shared_state(const struct mvcc_shared *shared); /* any core */
 
-/* Sets the compaction filter and its context in the options for lsm_open(). */
+/* Sets what the LSM must know of our rows in the options for lsm_open(). */
 void mvcc_configure_lsm(struct mvcc_shared *shared, struct lsm_options *options);
 
 /* ---- the writer (raft core) ---------------------------------------------------------------------

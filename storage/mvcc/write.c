@@ -33,11 +33,9 @@ struct before {
     struct mvcc_kv kv; /* `value` only where it was asked for */
     bool exists;       /* live; else kv is all zero but for the key */
     bool pinned;       /* `row` needs a release */
-    bool searched;     /* `position` is set */
     uint32_t value_bytes;
     struct mvcc_head *head; /* NULL: not in the cache */
     struct lsm_row row;
-    struct lsm_position position;
 };
 
 static void before_from_head(struct before *before, struct mvcc_head *head)
@@ -53,12 +51,11 @@ static void before_from_head(struct before *before, struct mvcc_head *head)
     before->kv.lease = head->lease;
 }
 
-/* One search in the memtables finds the newest version and the place for the next. Only a key that
- * is not there asks the tables, whose bloom filters know most new keys; only then it may wait. */
+/* Only a key that is not in the memtables asks the tables, whose bloom filters know most new keys;
+ * only then it may wait. */
 static int before_find_row(struct mvcc *mvcc, struct bytes row_key, struct before *before)
 {
-    before->searched = true;
-    int error = lsm_find_newest_in_memory(mvcc->lsm, row_key, &before->row, &before->position);
+    int error = lsm_find_newest_in_memory(mvcc->lsm, row_key, &before->row);
     if (error == ERR_NOT_FOUND) {
         error = lsm_get_now(mvcc->reader, row_key, LSM_VERSION_MAX, &before->row);
         if (error == ERR_WOULD_WAIT)
@@ -84,7 +81,7 @@ static int before_find(struct mvcc *mvcc, struct bytes row_key, bool with_value,
 {
     struct mvcc_head *head = mvcc_heads_find(mvcc->heads, mvcc_row_user_key(row_key));
     before->kv = (struct mvcc_kv){.key = mvcc_row_user_key(row_key)};
-    before->exists = before->pinned = before->searched = false;
+    before->exists = before->pinned = false;
     before->value_bytes = 0;
     before->head = NULL;
     if (head != NULL && (!with_value || head->version == 0)) {
@@ -128,15 +125,6 @@ static struct lsm_version next_version(const struct mvcc *mvcc)
 {
     invariant(mvcc->sub < UINT32_MAX);
     return (struct lsm_version){.main = (uint64_t)mvcc->revision + 1, .sub = mvcc->sub};
-}
-
-static void insert_row(struct mvcc *mvcc, struct bytes row_key, const struct before *before,
-                       enum lsm_kind kind, struct bytes value)
-{
-    if (before->searched)
-        lsm_insert_at(mvcc->lsm, &before->position, row_key, next_version(mvcc), kind, value);
-    else
-        lsm_insert(mvcc->lsm, row_key, next_version(mvcc), kind, value);
 }
 
 static void insert_history(struct mvcc *mvcc, enum mvcc_change_kind kind, struct bytes key)
@@ -189,7 +177,7 @@ static void insert_put(struct mvcc *mvcc, struct bytes row_key, const struct bef
     uint8_t *value =
         mvcc_buffer_take(&mvcc->value_buffer, MVCC_KEY_VALUE_HEADER_BYTES_MAX + kv->value.size);
     size_t bytes = mvcc_row_encode_value(value, kv);
-    insert_row(mvcc, row_key, before, LSM_VALUE, bytes_make(value, bytes));
+    lsm_insert(mvcc->lsm, row_key, version, LSM_VALUE, bytes_make(value, bytes));
     head_set(mvcc, before->head, kv->key,
              &(struct mvcc_head){.create_revision = kv->create_revision,
                                  .mod_revision = kv->mod_revision,
@@ -243,7 +231,7 @@ static void insert_delete(struct mvcc *mvcc, struct bytes row_key, const struct 
 {
     const struct mvcc_kv *kv = &before->kv;
     struct mvcc_kv gone = {.key = kv->key, .mod_revision = mvcc->revision + 1};
-    insert_row(mvcc, row_key, before, LSM_TOMBSTONE, bytes_make(NULL, 0));
+    lsm_insert(mvcc->lsm, row_key, next_version(mvcc), LSM_TOMBSTONE, bytes_make(NULL, 0));
     head_set(mvcc, before->head, kv->key, &(struct mvcc_head){0});
     insert_history(mvcc, MVCC_CHANGE_DELETE, kv->key);
     move_lease(mvcc, kv->lease, 0, kv->key);

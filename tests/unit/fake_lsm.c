@@ -134,11 +134,9 @@ static void row_show(const struct fake_row *from, struct lsm_row *row)
                          .kind = from->kind};
 }
 
-int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row,
-                              struct lsm_position *position)
+int lsm_find_newest_in_memory(struct lsm *lsm, struct bytes key, struct lsm_row *row)
 {
     uint64_t rank = row_rank(lsm, key, LSM_VERSION_MAX);
-    memset(position, 0, sizeof(*position));
     if (rank == lsm->count || !bytes_equal(lsm->rows[rank]->key, key) ||
         lsm->rows[rank]->index <= lsm->flushed_index)
         return ERR_NOT_FOUND;
@@ -151,13 +149,6 @@ void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t coun
     (void)lsm;
     for (uint32_t i = 0; i < count; i++)
         invariant(keys[i].size > 1 && keys[i].data[0] == 'k');
-}
-
-void lsm_insert_at(struct lsm *lsm, const struct lsm_position *position, struct bytes key,
-                   struct lsm_version version, enum lsm_kind kind, struct bytes value)
-{
-    (void)position;
-    lsm_insert(lsm, key, version, kind, value);
 }
 
 void lsm_commit(struct lsm *lsm, uint64_t applied_index, uint64_t term)

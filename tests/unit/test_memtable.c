@@ -7,10 +7,21 @@
 #include "storage/lsm/bloom.h"
 #include "storage/lsm/memtable.h"
 
+static struct memtable *create(uint64_t bytes_target, uint64_t seed)
+{
+    return memtable_create(
+        &(struct memtable_options){.bytes_target = bytes_target, .seed = seed, .point_table = 'k'});
+}
+
+static struct bytes key_of(const struct memtable_version *version)
+{
+    return memtable_key_bytes(version->key);
+}
+
 static void insert(struct memtable *memtable, const char *key, uint64_t version)
 {
-    memtable_insert(memtable, NULL, bytes_from_text(key), (struct lsm_version){version, 0},
-                    LSM_VALUE, bytes_from_text(key));
+    memtable_insert(memtable, bytes_from_text(key), (struct lsm_version){version, 0}, LSM_VALUE,
+                    bytes_from_text(key));
 }
 
 Test(memtable, rows_come_by_key_and_then_newest_first)
@@ -30,17 +41,17 @@ Test(memtable, rows_come_by_key_and_then_newest_first)
     };
     static const char *const want[] = {"k",        "k/b",        "k/b",        "k/pref",
                                        "k/prefix", "k/prefix-1", "k/prefix-2", "r"};
-    struct memtable *memtable = memtable_create(MIB, 1, 0);
+    struct memtable *memtable = create(MIB, 1);
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++)
         insert(memtable, rows[i].key, rows[i].version);
-    const struct memtable_node *node = memtable_first(memtable);
+    const struct memtable_version *node = memtable_first(memtable);
     uint64_t before = 0;
     for (size_t i = 0; i < ARRAY_COUNT(want); i++, node = memtable_next(node)) {
         cr_assert_not_null(node);
-        cr_assert(bytes_equal(memtable_node_key(node), bytes_from_text(want[i])), "%zu", i);
+        cr_assert(bytes_equal(key_of(node), bytes_from_text(want[i])), "%zu", i);
         if (i == 2)
-            cr_assert_lt(node->version_main, before);
-        before = node->version_main;
+            cr_assert_lt(node->main, before);
+        before = node->main;
     }
     cr_assert_null(node);
     memtable_destroy(memtable);
@@ -60,7 +71,7 @@ Test(memtable, seeks_find_the_row_at_or_after_and_the_row_before)
         {"older than the oldest version", "k/b", 3, "k/c@2", "k/b@4"},
         {"past the end", "z", 1, NULL, "k/c@2"},
     };
-    struct memtable *memtable = memtable_create(MIB, 1, 0);
+    struct memtable *memtable = create(MIB, 1);
     insert(memtable, "k/b", 4);
     insert(memtable, "k/a", 5);
     insert(memtable, "k/b", 9);
@@ -68,33 +79,34 @@ Test(memtable, seeks_find_the_row_at_or_after_and_the_row_before)
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct bytes key = bytes_from_text(cases[i].key);
         struct lsm_version version = {cases[i].version, 0};
-        const struct memtable_node *found[2] = {memtable_seek(memtable, key, version),
-                                                memtable_seek_before(memtable, key, version)};
+        const struct memtable_version *found[2] = {memtable_seek(memtable, key, version),
+                                                   memtable_seek_before(memtable, key, version)};
         const char *want[2] = {cases[i].at, cases[i].before};
         for (int j = 0; j < 2; j++) {
             char text[64] = "";
             if (found[j] != NULL)
-                snprintf(text, sizeof(text), "%.*s@%lu", (int)found[j]->key_bytes,
-                         memtable_node_key(found[j]).data, found[j]->version_main);
+                snprintf(text, sizeof(text), "%.*s@%lu", (int)key_of(found[j]).size,
+                         key_of(found[j]).data, found[j]->main);
             cr_assert_str_eq(text, want[j] == NULL ? "" : want[j], "%s", cases[i].why);
         }
     }
     memtable_destroy(memtable);
 }
 
-static const struct memtable_node *get(const struct memtable *memtable, const char *key,
-                                       uint64_t version)
+static const struct memtable_version *find(const struct memtable *memtable, const char *key,
+                                           uint64_t version)
 {
     struct bytes bytes = bytes_from_text(key);
-    return memtable_get(memtable, bytes, bloom_hash(bytes),
-                        (struct lsm_version){version, UINT32_MAX});
+    return memtable_find(memtable, bytes, bloom_hash(bytes),
+                         (struct lsm_version){version, UINT32_MAX});
 }
 
 Test(memtable, the_index_answers_as_a_search_does)
 {
-    /* Few buckets for many keys, so that chains are long; one table is not indexed. */
+    /* Few buckets for many keys, so that they overflow; one table is not indexed. */
     for (uint8_t point_table = 0; point_table <= 'k'; point_table += 'k') {
-        struct memtable *memtable = memtable_create(MIB, 5, point_table);
+        struct memtable *memtable = memtable_create(&(struct memtable_options){
+            .bytes_target = 64 * KIB, .seed = 5, .point_table = point_table});
         struct prng prng;
         prng_init(&prng, 17);
         char key[16];
@@ -108,65 +120,92 @@ Test(memtable, the_index_answers_as_a_search_does)
             snprintf(key, sizeof(key), "%c/%u", prng_chance(&prng, 1, 5) ? 'r' : 'k',
                      (unsigned)prng_below(&prng, 8200));
             const char *wanted = i % 9 == 0 ? "k/hot" : key;
-            const struct memtable_node *node = memtable_seek(
+            const struct memtable_version *found = memtable_seek(
                 memtable, bytes_from_text(wanted), (struct lsm_version){version, UINT32_MAX});
-            if (node != NULL && !bytes_equal(memtable_node_key(node), bytes_from_text(wanted)))
-                node = NULL;
-            cr_assert_eq(get(memtable, wanted, version), node, "%s@%lu", wanted, version);
+            if (found != NULL && !bytes_equal(key_of(found), bytes_from_text(wanted)))
+                found = NULL;
+            cr_assert_eq(find(memtable, wanted, version), found, "%s@%lu", wanted, version);
         }
         memtable_destroy(memtable);
     }
 }
 
-/* Fingers, positions and plain inserts in one list, with rows of other tables in between. */
-Test(memtable, fingers_and_positions_land_where_a_search_would)
+/* New keys and overwritten ones, found by hash, by finger and by search, in one list. */
+Test(memtable, hash_fingers_and_searches_agree)
 {
-    struct memtable *memtable = memtable_create(4 * MIB, 3, 0);
+    struct memtable *memtable = create(4 * MIB, 3);
     struct prng prng;
+    uint64_t newest[3000] = {0};
     prng_init(&prng, 9);
     for (uint64_t version = 1; version <= 20000; version++) {
         char key[32];
-        struct memtable_node *previous[MEMTABLE_HEIGHT_MAX];
-        snprintf(key, sizeof(key), "k/%05u", (unsigned)prng_below(&prng, 3000));
+        uint64_t number = prng_below(&prng, ARRAY_COUNT(newest));
+        snprintf(key, sizeof(key), "%c/%05lu", number % 2 == 0 ? 'k' : 'l', number);
         struct bytes bytes = bytes_from_text(key);
-        if (prng_chance(&prng, 1, 2)) {
-            (void)memtable_find_newest(memtable, bytes, previous);
-            memtable_insert(memtable, previous, bytes, (struct lsm_version){version, 0}, LSM_VALUE,
-                            bytes);
-        } else {
-            insert(memtable, key, version);
-        }
+        const struct memtable_version *found =
+            memtable_find(memtable, bytes, bloom_hash(bytes), LSM_VERSION_MAX);
+        cr_assert_eq(found == NULL ? 0 : found->main, newest[number]);
+        insert(memtable, key, version);
+        newest[number] = version;
         uint8_t revision[9] = {'r'};
         be64_store(revision + 1, version);
-        memtable_insert(memtable, NULL, bytes_make(revision, sizeof(revision)),
+        memtable_insert(memtable, bytes_make(revision, sizeof(revision)),
                         (struct lsm_version){version, 0}, LSM_VALUE, bytes);
     }
     cr_assert_eq(memtable->row_count, 40000);
     for (uint32_t level = 0; level < MEMTABLE_HEIGHT_MAX; level++) {
-        const struct memtable_node *node = atomic_load(&memtable->head->next[level]);
-        uint64_t count = 0;
-        for (const struct memtable_node *next; node != NULL; node = next, count++) {
-            next = atomic_load(&((struct memtable_node *)node)->next[level]);
-            if (next == NULL)
-                continue;
-            int order = bytes_compare(memtable_node_key(node), memtable_node_key(next));
-            cr_assert(order < 0 || (order == 0 && node->version_main > next->version_main),
-                      "level %u", level);
+        const struct memtable_key *key = atomic_load(&memtable->head->next[level]);
+        for (const struct memtable_key *next; key != NULL; key = next) {
+            next = atomic_load(&((struct memtable_key *)(uintptr_t)key)->next[level]);
+            if (next != NULL)
+                cr_assert_lt(bytes_compare(memtable_key_bytes(key), memtable_key_bytes(next)), 0,
+                             "level %u", level);
         }
-        if (level == 0)
-            cr_assert_eq(count, 40000);
+    }
+    uint64_t count = 0;
+    struct memtable_scan scan;
+    struct lsm_row row, before = {0};
+    memtable_scan_begin(memtable, &scan);
+    for (; memtable_scan_next(&scan, &row); before = row, count++) {
+        int order = bytes_compare(before.key, row.key);
+        cr_assert(order < 0 || (order == 0 && before.version.main > row.version.main));
+    }
+    cr_assert_eq(count, 40000);
+    memtable_destroy(memtable);
+}
+
+/* Every version of a long chain, from both sides; jumps must never pass the one that is wanted. */
+Test(memtable, a_chain_of_versions_is_searched_in_few_steps)
+{
+    struct memtable *memtable = create(4 * MIB, 3);
+    struct bytes key = bytes_from_text("k/hot");
+    for (uint64_t version = 2; version <= 20000; version += 2)
+        insert(memtable, "k/hot", version);
+    uint32_t jumps = 0;
+    const struct memtable_version *version = memtable_first(memtable);
+    cr_assert_eq(version->depth, 9999);
+    for (; version->jump != NULL; version = version->jump)
+        jumps++;
+    cr_assert_lt(jumps, 30);
+    for (uint64_t wanted = 1; wanted <= 20001; wanted++) {
+        uint64_t at = wanted & ~(uint64_t)1;
+        struct lsm_version bound = {wanted, UINT32_MAX};
+        const struct memtable_version *found = memtable_find(memtable, key, bloom_hash(key), bound);
+        cr_assert_eq(found == NULL ? 0 : found->main, at > 20000 ? 20000 : at);
+        found = memtable_seek_before(memtable, key, bound);
+        cr_assert_eq(found == NULL ? 0 : found->main, at + 2 > 20000 ? 0 : at + 2);
     }
     memtable_destroy(memtable);
 }
 
 Test(memtable, a_value_larger_than_a_chunk_has_its_own)
 {
-    struct memtable *memtable = memtable_create(64 * KIB, 1, 0);
+    struct memtable *memtable = create(64 * KIB, 1);
     size_t bytes = 3 * MIB;
     uint8_t *value = malloc(bytes);
     memset(value, 7, bytes);
     insert(memtable, "k/a", 1);
-    memtable_insert(memtable, NULL, bytes_from_text("k/b"), (struct lsm_version){2, 0}, LSM_VALUE,
+    memtable_insert(memtable, bytes_from_text("k/b"), (struct lsm_version){2, 0}, LSM_VALUE,
                     bytes_make(value, bytes));
     insert(memtable, "k/c", 3);
     struct lsm_row row;
@@ -199,13 +238,15 @@ static void *race_read(void *argument)
             continue;
         uint64_t wanted = 1 + prng_below(&prng, version);
         snprintf(key, sizeof(key), "k/%03lu", wanted % 1000);
-        const struct memtable_node *node = memtable_seek(race->memtable, bytes_from_text(key),
-                                                         (struct lsm_version){wanted, UINT32_MAX});
-        cr_assert_not_null(node);
-        cr_assert_eq(node->version_main, wanted);
-        cr_assert_eq(get(race->memtable, key, wanted), node);
+        struct bytes bytes = bytes_from_text(key);
+        struct lsm_version bound = {wanted, UINT32_MAX};
+        const struct memtable_version *found =
+            wanted % 2 == 0 ? memtable_seek(race->memtable, bytes, bound)
+                            : memtable_find(race->memtable, bytes, bloom_hash(bytes), bound);
+        cr_assert_not_null(found);
+        cr_assert_eq(found->main, wanted);
         struct lsm_row row;
-        memtable_row(node, &row);
+        memtable_row(found, &row);
         cr_assert_eq(le64_load(row.value.data), wanted);
     }
     return NULL;
@@ -213,7 +254,7 @@ static void *race_read(void *argument)
 
 Test(memtable, other_threads_read_while_one_writes)
 {
-    struct race race = {.memtable = memtable_create(4 * MIB, 1, 0)};
+    struct race race = {.memtable = create(4 * MIB, 1)};
     pthread_t readers[2];
     for (size_t i = 0; i < ARRAY_COUNT(readers); i++)
         cr_assert_eq(pthread_create(&readers[i], NULL, race_read, &race), 0);
@@ -222,7 +263,7 @@ Test(memtable, other_threads_read_while_one_writes)
         uint8_t value[8];
         snprintf(key, sizeof(key), "k/%03lu", version % 1000);
         le64_store(value, version);
-        memtable_insert(race.memtable, NULL, bytes_from_text(key), (struct lsm_version){version, 0},
+        memtable_insert(race.memtable, bytes_from_text(key), (struct lsm_version){version, 0},
                         LSM_VALUE, bytes_make(value, sizeof(value)));
         atomic_store_explicit(&race.published, version, memory_order_release);
     }
