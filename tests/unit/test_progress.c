@@ -31,7 +31,7 @@ Test(progress, row_85_decrease)
         {"probe: nothing in common", RAFT_PEER_PROBE, 0, 10, 9, 0, true, 1},
         {"probe: never below one", RAFT_PEER_PROBE, 0, 2, 1, 1, true, 1},
         {"probe: at the start", RAFT_PEER_PROBE, 0, 1, 0, 0, true, 1},
-        {"row 48: never below match", RAFT_PEER_PROBE, 5, 10, 9, 2, true, 6},
+        {"pitfall 48: never below match", RAFT_PEER_PROBE, 5, 10, 9, 2, true, 6},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct raft_peer peer = peer_make(cases[i].state, cases[i].match, cases[i].next, 8, 0);

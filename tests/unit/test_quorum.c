@@ -5,7 +5,7 @@
 
 #include <criterion/criterion.h>
 
-Test(quorum, commit)
+Test(quorum, row_114_commit)
 {
     static const struct {
         const char *why;
@@ -27,7 +27,7 @@ Test(quorum, commit)
                      cases[i].why);
 }
 
-Test(quorum, vote)
+Test(quorum, row_114_vote)
 {
     const enum quorum_answer y = QUORUM_YES, n = QUORUM_NO, m = QUORUM_MISSING;
     const struct {
@@ -50,7 +50,7 @@ Test(quorum, vote)
                      cases[i].why);
 }
 
-Test(quorum, joint_needs_both_halves_and_is_symmetric)
+Test(quorum, row_114_joint_needs_both_halves_and_is_symmetric)
 {
     const enum quorum_result results[] = {QUORUM_PENDING, QUORUM_LOST, QUORUM_WON};
     for (size_t a = 0; a < 3; a++) {

@@ -72,7 +72,7 @@ Test(raft, single_voter_leads_after_its_vote_is_durable)
     free(lone.memory);
 }
 
-Test(raft, single_voter_commits_only_what_is_durable)
+Test(raft, row_130_pitfall_40_single_voter_commits_only_what_is_durable)
 {
     struct lone lone;
     struct raft_start start = lone_config();
@@ -100,7 +100,7 @@ Test(raft, single_voter_commits_only_what_is_durable)
     free(lone.memory);
 }
 
-Test(raft, single_voter_parks_reads_until_its_term_committed)
+Test(raft, pitfall_6_single_voter_parks_reads_until_its_term_committed)
 {
     struct lone lone;
     struct raft_start start = lone_config();
@@ -122,7 +122,7 @@ Test(raft, single_voter_parks_reads_until_its_term_committed)
     free(lone.memory);
 }
 
-Test(raft, start_refuses_parts_that_do_not_fit)
+Test(raft, pitfall_20_22_start_refuses_parts_that_do_not_fit)
 {
     static const struct {
         const char *why;

@@ -1,9 +1,10 @@
-/* The window over the log: rows 78 to 84. */
+/* The window over the log: rows 13, 79, 81 to 84. */
 #include "consensus/raft_log.h"
 
 #include "core/err.h"
 
 #include <criterion/criterion.h>
+#include <signal.h>
 
 #define WINDOW 16
 
@@ -71,16 +72,20 @@ Test(raft_log, row_79_conflict_by_term)
         const char *terms;
         uint64_t index, term, want;
     } cases[] = {
-        {0, 0, "22555", 5, 6, 5},   {0, 0, "22555", 5, 5, 5},   {0, 0, "22555", 5, 4, 2},
-        {0, 0, "22555", 5, 1, 0},   {0, 0, "22555", 1, 1, 0},   {10, 3, "33444", 14, 3, 12},
-        {10, 3, "33444", 14, 2, 9}, {10, 3, "33444", 10, 2, 9}, {10, 3, "33444", 4, 2, 4},
+        {0, 0, "22555", 100, 2, 100}, {10, 3, "33444", 30, 3, 30}, /* beyond: it may match */
+        {0, 0, "22555", 5, 6, 5},     {0, 0, "22555", 5, 5, 5},    {0, 0, "22555", 5, 4, 2},
+        {0, 0, "22555", 5, 1, 0},     {0, 0, "22555", 1, 1, 0},    {10, 3, "33444", 14, 3, 12},
+        {10, 3, "33444", 14, 2, 9},   {10, 3, "33444", 10, 2, 9},  {10, 3, "33444", 4, 2, 4},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct fixture fixture;
         uint64_t term = 0;
         fixture_init(&fixture, cases[i].base, cases[i].base_term, cases[i].terms);
+        uint64_t want_term = 0; /* of what is compacted or beyond the end nobody knows it */
+        int error = raft_log_term(&fixture.log, cases[i].want, &want_term);
         cr_expect_eq(raft_log_find_conflict(&fixture.log, cases[i].index, cases[i].term, &term),
                      cases[i].want, "%zu", i);
+        cr_expect_eq(term, error == 0 ? want_term : 0, "%zu", i);
     }
 }
 
@@ -128,6 +133,39 @@ Test(raft_log, row_82_durable_answers)
         raft_log_durable_to(&fixture.log, cases[i].index, cases[i].term);
         cr_expect_eq(fixture.log.durable_index, cases[i].want, "%s", cases[i].why);
     }
+}
+
+Test(raft_log, row_84_what_compaction_leaves)
+{
+    static struct entry window[1024];
+    struct raft_storage storage = {0};
+    struct raft_log log;
+    raft_log_init(&log, &storage, window, 1024);
+    for (uint64_t i = 1; i <= 1000; i++)
+        raft_log_append(&log, &(struct entry){.index = i, .term = i, .payload_bytes = 1});
+    make_durable(&log, 750);
+    raft_log_commit_to(&log, 750);
+    log.applying_index = 750;
+    raft_log_applied_to(&log, 750);
+    raft_log_compact(&log, 500);
+    cr_expect_eq(log.last_index, 1000);
+    for (uint64_t i = 500; i <= 1000; i++)
+        cr_expect(raft_log_matches(&log, i, i), "%lu", i);
+    uint64_t term = 0;
+    cr_expect_eq(raft_log_term(&log, 499, &term), ERR_COMPACTED);
+    cr_expect_eq(log.last_index - log.durable_index, 250);
+    cr_expect_eq(log.unapplied_bytes, 250);
+    raft_log_append(&log, &(struct entry){.index = 1001, .term = 1001});
+    cr_expect_eq(raft_log_last_term(&log), 1001);
+    raft_log_check(&log);
+}
+
+Test(raft_log, row_78_pitfall_19_what_is_committed_is_never_cut, .signal = SIGABRT)
+{
+    struct fixture fixture;
+    fixture_init(&fixture, 0, 0, "123");
+    apply_to(&fixture.log, 1);
+    raft_log_truncate(&fixture.log, 1);
 }
 
 Test(raft_log, row_83_84_terms_and_compaction)
