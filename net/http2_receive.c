@@ -357,13 +357,75 @@ static void grpc_bidi_data(struct grpc_stream *stream, const uint8_t *data, size
     grpc_stream_take_messages(stream);
 }
 
+static void grpc_stream_delay(struct grpc_stream *stream)
+{
+    struct http2 *http2 = stream->http2;
+    invariant(!stream->delayed && !stream->dispatched);
+    stream->delayed = true;
+    stream->delayed_previous = http2->delayed_last;
+    if (http2->delayed_last != NULL)
+        http2->delayed_last->delayed_next = stream;
+    else
+        http2->delayed_first = stream;
+    http2->delayed_last = stream;
+}
+
+/* Methods that want to know hear of their neighbouring requests before the first is handled. */
+static void http2_look_ahead(const struct http2 *http2)
+{
+    struct bytes requests[RPC_AHEAD_MAX];
+    const struct rpc_method *method = NULL;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < http2->ready_count; i++) {
+        const struct grpc_ready *ready = &http2->ready[i];
+        if (ready->stream == NULL || ready->data[0] != 0 || ready->stream->method->ahead == NULL)
+            continue;
+        if (method == NULL)
+            method = ready->stream->method;
+        if (ready->stream->method == method)
+            requests[count++] =
+                bytes_make(ready->data + GRPC_PREFIX_BYTES, grpc_prefix_length(ready->data));
+    }
+    if (count > 1)
+        method->ahead(http2->connection->server->options.service, requests, count);
+}
+
+void http2_dispatch_ready(struct http2 *http2)
+{
+    http2_look_ahead(http2);
+    for (uint32_t i = 0; i < http2->ready_count; i++) {
+        struct grpc_stream *stream = http2->ready[i].stream;
+        const uint8_t *data = http2->ready[i].data;
+        if (stream == NULL)
+            continue;
+        stream->ready_at = 0;
+        if (likely(!http2_is_full(http2))) {
+            grpc_deliver(stream, data);
+            continue;
+        }
+        if (grpc_input_append(stream, data, GRPC_PREFIX_BYTES + (size_t)grpc_prefix_length(data)))
+            grpc_stream_delay(stream);
+        else
+            grpc_stream_fail(stream, GRPC_RESOURCE_EXHAUSTED, "too many incomplete requests");
+    }
+    http2->ready_count = 0;
+}
+
+static void grpc_stream_make_ready(struct grpc_stream *stream, const uint8_t *data)
+{
+    struct http2 *http2 = stream->http2;
+    if (http2->ready_count == RPC_AHEAD_MAX)
+        http2_dispatch_ready(http2);
+    http2->ready[http2->ready_count++] = (struct grpc_ready){.stream = stream, .data = data};
+    stream->ready_at = (uint8_t)http2->ready_count;
+}
+
 static void grpc_unary_data(struct grpc_stream *stream, const uint8_t *data, size_t bytes, bool end)
 {
-    if (likely(end && stream->in_bytes == 0 && !http2_is_full(stream->http2) &&
-               bytes >= GRPC_PREFIX_BYTES &&
+    if (likely(end && stream->in_bytes == 0 && bytes >= GRPC_PREFIX_BYTES &&
                bytes == GRPC_PREFIX_BYTES + (size_t)grpc_prefix_length(data))) {
         if (grpc_check_prefix(stream, data))
-            grpc_deliver(stream, data);
+            grpc_stream_make_ready(stream, data);
         return;
     }
     if (!grpc_input_append(stream, data, bytes)) {
@@ -400,19 +462,6 @@ static int http2_on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t 
     return 0;
 }
 
-static void grpc_stream_delay(struct grpc_stream *stream)
-{
-    struct http2 *http2 = stream->http2;
-    invariant(!stream->delayed && !stream->dispatched);
-    stream->delayed = true;
-    stream->delayed_previous = http2->delayed_last;
-    if (http2->delayed_last != NULL)
-        http2->delayed_last->delayed_next = stream;
-    else
-        http2->delayed_first = stream;
-    http2->delayed_last = stream;
-}
-
 static void grpc_on_end_stream(struct grpc_stream *stream)
 {
     if (stream->remote_closed)
@@ -426,7 +475,7 @@ static void grpc_on_end_stream(struct grpc_stream *stream)
             grpc_stream_half_close(stream);
         return;
     }
-    if (stream->dispatched)
+    if (stream->dispatched || stream->ready_at != 0)
         return;
     if (stream->in_bytes < GRPC_PREFIX_BYTES ||
         stream->in_bytes != GRPC_PREFIX_BYTES + (size_t)grpc_prefix_length(stream->in)) {

@@ -107,6 +107,8 @@ void grpc_stream_release(struct grpc_stream *stream)
     struct rpc_server *server = http2->connection->server;
     invariant(stream->call == NULL && !stream->active);
     grpc_stream_undelay(stream);
+    if (stream->ready_at != 0)
+        http2->ready[stream->ready_at - 1].stream = NULL;
     grpc_stream_set_receiving(stream, false);
     grpc_stream_drop_input(stream);
     invariant(http2->queued_bytes >= stream->out_end - stream->out_begin);
@@ -206,6 +208,8 @@ static int http2_input(struct connection *connection, const uint8_t *data, size_
 {
     struct http2 *http2 = connection->state;
     ssize_t taken = nghttp2_session_mem_recv(http2->session, data, bytes);
+    if (http2->ready_count > 0)
+        http2_dispatch_ready(http2);
     http2->current = NULL;
     if (taken < 0)
         return ERR_MALFORMED;

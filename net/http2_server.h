@@ -18,7 +18,9 @@
  * S3  `finished` is set at most once; nothing is added to `out` afterwards.
  * S4  `receiving` is counted in http2->receiving_count.
  * S5  `active` is counted in http2->active_count: a unary handler or source has work to do.
- * S6  `delayed` streams are on the delayed list: a whole unary request in `in` that waits until the
+ * S6  `ready_at` != 0 names the stream's place in http2->ready: its whole request lies in the input
+ *     that is being parsed, and is handled together with its neighbours before the input goes back.
+ * S7  `delayed` streams are on the delayed list: a whole unary request in `in` that waits until the
  *     connection's replies have gone down. Reading goes on meanwhile, for what lets replies go are
  *     the client's window updates.
  */
@@ -54,7 +56,8 @@ struct grpc_stream {
     bool receiving;       /* S4 */
     bool dispatched;      /* the handler has the request */
     bool active;          /* S5 */
-    bool delayed;         /* S6 */
+    bool delayed;         /* S7 */
+    uint8_t ready_at;     /* S6: place + 1 */
     bool taking;          /* messages are being delivered: no second loop inside */
     bool remote_closed;   /* END_STREAM was received */
     bool half_close_told; /* and the handler of a BIDI stream knows */
@@ -71,18 +74,25 @@ struct grpc_stream {
     uint8_t inline_out[GRPC_STREAM_INLINE_BYTES];
 };
 
+struct grpc_ready {
+    struct grpc_stream *stream; /* NULL: reset meanwhile */
+    const uint8_t *data;        /* message, prefix included; borrowed from the input */
+};
+
 struct http2 {
     struct connection *connection;
     nghttp2_session *session;
     struct grpc_stream *streams;
     struct grpc_stream *current; /* of the frame being received */
     uint32_t receiving_count;
-    uint64_t consumed_bytes; /* connection window to give back after this input */
-    uint64_t ping_sent_ns;   /* keepalive under way; 0: none */
-    uint64_t drain_ns;       /* when the first GOAWAY was queued */
-    bool drained;            /* the final one was */
-    uint64_t queued_bytes;   /* unsent reply bytes that streams hold */
-    uint32_t active_count;   /* dispatched unary calls; see S5 */
+    uint32_t ready_count;
+    struct grpc_ready ready[RPC_AHEAD_MAX]; /* S6 */
+    uint64_t consumed_bytes;                /* connection window to give back after this input */
+    uint64_t ping_sent_ns;                  /* keepalive under way; 0: none */
+    uint64_t drain_ns;                      /* when the first GOAWAY was queued */
+    bool drained;                           /* the final one was */
+    uint64_t queued_bytes;                  /* unsent reply bytes that streams hold */
+    uint32_t active_count;                  /* dispatched unary calls; see S5 */
     struct grpc_stream *delayed_first, *delayed_last;
     bool has_writable; /* a stream's queue went down to where its handler may go on */
 };
@@ -96,6 +106,7 @@ void grpc_stream_drop_input(struct grpc_stream *stream);
 void grpc_stream_let_go(struct grpc_stream *stream); /* of its call */
 void grpc_stream_undelay(struct grpc_stream *stream);
 void http2_dispatch_delayed(struct http2 *http2);
+void http2_dispatch_ready(struct http2 *http2);
 bool http2_is_full(const struct http2 *http2); /* requests have to wait */
 
 /* Answers without a handler: status and text, trailers only; then lets go of the call. */

@@ -55,6 +55,18 @@ int64_t native_frame_parse(const uint8_t *data, size_t bytes, uint32_t payload_b
     return (int64_t)frame_bytes;
 }
 
+size_t native_frame_peek(const uint8_t *data, size_t bytes, uint16_t *method, struct bytes *payload)
+{
+    if (bytes < NATIVE_HEADER_BYTES || le32_load(data + AT_MAGIC) != NATIVE_MAGIC)
+        return 0;
+    size_t payload_bytes = le32_load(data + AT_PAYLOAD_BYTES);
+    if (payload_bytes > bytes - NATIVE_HEADER_BYTES)
+        return 0;
+    *method = le16_load(data + AT_METHOD);
+    *payload = bytes_make(data + NATIVE_HEADER_BYTES, payload_bytes);
+    return NATIVE_HEADER_BYTES + payload_bytes;
+}
+
 void native_frame_seal(uint8_t *to, const struct native_frame *frame)
 {
     invariant((frame->flags & ~NATIVE_FLAGS_KNOWN) == 0);

@@ -46,6 +46,11 @@ struct native_frame {
 must_check int64_t native_frame_parse(const uint8_t *data, size_t bytes, uint32_t payload_bytes_max,
                                       struct native_frame *frame, size_t *wanted);
 
+/* Method and payload of a frame that is there as a whole, unchecked save for its magic and its
+ * length. Returns its size, or 0. */
+size_t native_frame_peek(const uint8_t *data, size_t bytes, uint16_t *method,
+                         struct bytes *payload);
+
 /* Writes the header in front of frame->payload_bytes bytes that are already at to + 32. */
 void native_frame_seal(uint8_t *to, const struct native_frame *frame);
 

@@ -213,15 +213,47 @@ static void native_request(struct connection *connection, const struct native_fr
         native_continue(connection, frame);
 }
 
+/* Tells the method of the first frame about it and those of the same method behind it. Looks at
+ * headers only: what is malformed is found when its turn comes. Returns the frames looked at, at
+ * least 1. */
+static uint32_t native_look_ahead(struct connection *connection, const uint8_t *data, size_t bytes)
+{
+    struct rpc_server *server = connection->server;
+    struct bytes requests[RPC_AHEAD_MAX];
+    const struct rpc_method *method = NULL;
+    uint32_t count = 0;
+    while (count < RPC_AHEAD_MAX) {
+        uint16_t number;
+        size_t whole = native_frame_peek(data, bytes, &number, &requests[count]);
+        if (whole == 0 || (count > 0 && number != method->native))
+            break;
+        if (count == 0) {
+            method = rpc_method_by_number(server, number, connection->port);
+            if (method == NULL || method->ahead == NULL)
+                return 1;
+        }
+        count++;
+        data += whole;
+        bytes -= whole;
+    }
+    if (count > 1)
+        method->ahead(server->options.service, requests, count);
+    return count > 0 ? count : 1;
+}
+
 /* Handles the whole frames in front; returns the bytes taken, or a negative error. */
 static int64_t native_take(struct connection *connection, const uint8_t *data, size_t bytes,
                            size_t *wanted)
 {
     uint32_t payload_bytes_max = (uint32_t)connection->server->options.request_bytes_max;
     size_t taken = 0;
+    uint32_t looked_at = 0;
     *wanted = NATIVE_HEADER_BYTES;
     while (taken < bytes && !connection->paused && !connection->ending) {
         struct native_frame frame;
+        if (looked_at == 0)
+            looked_at = native_look_ahead(connection, data + taken, bytes - taken);
+        looked_at--;
         int64_t whole =
             native_frame_parse(data + taken, bytes - taken, payload_bytes_max, &frame, wanted);
         if (whole < 0)

@@ -54,8 +54,12 @@ struct rpc_method {
     uint8_t kind;     /* enum rpc_kind */
     uint8_t ports;    /* mask of enum rpc_port; 0: all */
     void (*handle)(struct rpc_call *call);
+    /* Optional. Requests that arrived together and will be handled next, one by one: a hint to
+     * fetch what they are about. They may be malformed, and some may never be handled. */
+    void (*ahead)(void *service, const struct bytes *requests, uint32_t count);
 };
 
+#define RPC_AHEAD_MAX            16 /* requests in one call of `ahead` */
 #define RPC_METHODS_MAX          128
 #define RPC_METHOD_IDS_MAX       128
 #define RPC_NATIVE_METHODS_MAX   256

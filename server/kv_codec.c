@@ -79,6 +79,15 @@ int kv_decode_put(struct bytes from, struct mvcc_put_request *request)
     return fields.error;
 }
 
+bool kv_peek_key(struct bytes from, struct bytes *key)
+{
+    if (from.size < 3 || from.data[0] != (1 << 3 | PB_BYTES) || from.data[1] >= 0x80 ||
+        from.data[1] > from.size - 2)
+        return false;
+    *key = bytes_make(from.data + 2, from.data[1]);
+    return true;
+}
+
 int kv_decode_range(struct bytes from, struct mvcc_range_request *request)
 {
     struct fields fields;

@@ -31,6 +31,10 @@ must_check int kv_decode_txn(struct bytes from, struct arena *arena,
 must_check int kv_decode_compact(struct bytes from, struct mvcc_compact_request *request);
 must_check int kv_decode_alarm(struct bytes from, struct alarm_request *request);
 
+/* The key of a range, put or delete request that begins with it, as all encoders write it: for
+ * prefetching, nothing is checked. */
+bool kv_peek_key(struct bytes from, struct bytes *key);
+
 /* Is there a put in either branch, at any depth? */
 bool kv_txn_has_put(const struct mvcc_txn_request *request);
 

@@ -181,6 +181,17 @@ static void range_go(struct rpc_call *call, int error)
     range_stream_unary(call);
 }
 
+void kv_service_range_ahead(void *service, const struct bytes *requests, uint32_t count)
+{
+    struct frontend *frontend = service;
+    struct bytes keys[RPC_AHEAD_MAX];
+    uint32_t key_count = 0;
+    invariant(count <= RPC_AHEAD_MAX);
+    for (uint32_t i = 0; i < count; i++)
+        key_count += kv_peek_key(requests[i], &keys[key_count]);
+    mvcc_reader_prefetch(frontend->reader, keys, key_count);
+}
+
 void kv_service_range(struct rpc_call *call)
 {
     struct mvcc_range_request request;

@@ -24,7 +24,12 @@ enum {
     METHOD(number, method_path, 0, RPC_BIDI, service_unimplemented)
 
 const struct rpc_method service_methods[] = {
-    METHOD(0, "/etcdserverpb.KV/Range", NATIVE_RANGE, RPC_UNARY, kv_service_range),
+    {.path = "/etcdserverpb.KV/Range",
+     .native = NATIVE_RANGE,
+     .id = 0,
+     .kind = RPC_UNARY,
+     .handle = kv_service_range,
+     .ahead = kv_service_range_ahead},
     METHOD(1, "/etcdserverpb.KV/RangeStream", 0, RPC_SERVER_STREAM, kv_service_range_stream),
     METHOD(2, "/etcdserverpb.KV/Put", NATIVE_PUT, RPC_UNARY, kv_service_put),
     METHOD(3, "/etcdserverpb.KV/DeleteRange", NATIVE_DELETE_RANGE, RPC_UNARY,

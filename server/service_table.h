@@ -16,6 +16,7 @@ void service_unimplemented(struct rpc_call *call);
 
 /* kv_service.c */
 void kv_service_range(struct rpc_call *call);
+void kv_service_range_ahead(void *service, const struct bytes *requests, uint32_t count);
 void kv_service_range_stream(struct rpc_call *call);
 void kv_service_put(struct rpc_call *call);
 void kv_service_delete_range(struct rpc_call *call);

@@ -188,6 +188,11 @@ must_check int lsm_get(struct lsm_reader *reader, struct bytes key, struct lsm_v
                        struct lsm_row *row);
 void lsm_row_release(struct lsm_reader *reader, struct lsm_row *row);
 
+/* [reader's] Brings what lsm_get_now() of these keys will touch into the cache, all keys at once,
+ * so that their cache misses overlap. Correctness never depends on it. */
+#define LSM_READER_PREFETCH_MAX 16
+void lsm_reader_prefetch(struct lsm_reader *reader, const struct bytes *keys, uint32_t count);
+
 /* ---- cursors ----------------------------------------------------------------------------------
  */
 

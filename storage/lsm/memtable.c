@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "core/invariant.h"
+#include "core/pages.h"
 #include "storage/lsm/bloom.h"
 
 #define MEMTABLE_SCAN_AHEAD 8 /* keys */
@@ -71,6 +72,8 @@ static void *arena_take_chunk(struct memtable *memtable, struct memtable_arena *
     struct memtable_chunk *chunk = aligned_alloc(huge ? MEMTABLE_CHUNK_BYTES : 64, size);
     if (chunk == NULL)
         fatal("out of memory for a memtable: %zu bytes", size);
+    if (huge)
+        pages_advise_huge(chunk, size);
     chunk->older = arena->chunks;
     arena->chunks = chunk;
     if (own)

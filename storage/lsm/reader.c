@@ -289,6 +289,38 @@ static bool reader_get_memtables(struct lsm_reader *reader, struct reader_view *
     return false;
 }
 
+/* Each step starts the misses of the next for all keys: bucket, key, version, value. */
+void lsm_reader_prefetch(struct lsm_reader *reader, const struct bytes *keys, uint32_t count)
+{
+    const struct lsm_view *view = reader_view_current(reader)->view;
+    uint64_t hashes[LSM_READER_PREFETCH_MAX];
+    const struct memtable_key *found[LSM_READER_PREFETCH_MAX];
+    const struct memtable_version *versions[LSM_READER_PREFETCH_MAX];
+    uint32_t found_count = 0;
+    invariant(count <= LSM_READER_PREFETCH_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        hashes[i] = bloom_hash(keys[i]);
+        for (uint32_t m = 0; m < view->memtable_count; m++)
+            memtable_index_prefetch(&view->memtables[m]->index, hashes[i]);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const struct memtable_key *key = NULL;
+        for (uint32_t m = 0; m < view->memtable_count && key == NULL; m++)
+            key = memtable_index_peek(&view->memtables[m]->index, hashes[i]);
+        if (key == NULL)
+            continue;
+        found[found_count++] = key;
+        __builtin_prefetch(key);
+    }
+    for (uint32_t i = 0; i < found_count; i++) {
+        versions[i] = memtable_peek(found[i]);
+        __builtin_prefetch(versions[i]);
+    }
+    for (uint32_t i = 0; i < found_count; i++)
+        if (versions[i] != NULL)
+            memtable_version_prefetch(versions[i]);
+}
+
 static bool reader_view_has_tables(const struct lsm_view *view)
 {
     for (uint32_t level = 0; level < LSM_LEVELS; level++)

@@ -345,6 +345,9 @@ must_check int mvcc_get_now(struct mvcc_reader *reader, struct bytes key, int64_
                             struct mvcc_kv *kv, int64_t *header_revision);
 void mvcc_reader_unpin(struct mvcc_reader *reader);
 
+/* mvcc_get_now() of these keys comes soon: starts their cache misses, all at once. */
+void mvcc_reader_prefetch(struct mvcc_reader *reader, const struct bytes *keys, uint32_t count);
+
 /* A range in two passes over one pinned view, because a reply's size goes before its body and the
  * body must not be buffered. Order of calls: open, measure, next until 0, close. Small results are
  * kept from pass 1 in the arena; larger ones are walked again. The scan lives in `arena`. */

@@ -14,6 +14,8 @@
  * watermark. If that passed the chosen revision in between, the read starts over. */
 #define READ_TRIES_MAX 64
 
+#define MVCC_PREFETCH_KEY_BYTES ((size_t)127) /* longer keys are not worth a copy */
+
 int mvcc_reader_open(const struct mvcc_reader_options *options, struct mvcc_reader **reader)
 {
     struct mvcc_reader *opened = calloc(1, sizeof(*opened));
@@ -95,6 +97,21 @@ int mvcc_get_now(struct mvcc_reader *reader, struct bytes key, int64_t revision,
         return 1;
     }
     return ERR_WOULD_WAIT;
+}
+
+void mvcc_reader_prefetch(struct mvcc_reader *reader, const struct bytes *keys, uint32_t count)
+{
+    uint8_t buffers[LSM_READER_PREFETCH_MAX][MVCC_PREFETCH_KEY_BYTES + 1];
+    struct bytes row_keys[LSM_READER_PREFETCH_MAX];
+    while (count > 0) {
+        uint32_t taken = 0;
+        for (; count > 0 && taken < LSM_READER_PREFETCH_MAX; count--, keys++)
+            if (keys->size > 0 && keys->size <= MVCC_PREFETCH_KEY_BYTES) {
+                row_keys[taken] = mvcc_row_key(buffers[taken], *keys);
+                taken++;
+            }
+        lsm_reader_prefetch(reader->lsm, row_keys, taken);
+    }
 }
 
 void mvcc_reader_unpin(struct mvcc_reader *reader)

@@ -259,6 +259,13 @@ int lsm_get_now(struct lsm_reader *reader, struct bytes key, struct lsm_version 
     return lsm_get(reader, key, version_max, row);
 }
 
+void lsm_reader_prefetch(struct lsm_reader *reader, const struct bytes *keys, uint32_t count)
+{
+    (void)reader;
+    (void)keys;
+    invariant(count <= LSM_READER_PREFETCH_MAX);
+}
+
 void lsm_row_release(struct lsm_reader *reader, struct lsm_row *row)
 {
     invariant(reader->lsm->pins > 0);

@@ -74,6 +74,31 @@ Test(kv_codec, range_request_has_every_field)
     cr_expect(to.min_create_revision == 7 && to.max_create_revision == 8);
 }
 
+Test(kv_codec, the_key_in_front_is_found_and_nothing_beyond_the_end_is_read)
+{
+    static const struct {
+        const char *why;
+        uint8_t bytes[8];
+        size_t size;
+        const char *key; /* NULL: none */
+    } cases[] = {
+        {"a key and more", {0x0a, 2, 'a', 'b', 0x38, 1}, 6, "ab"},
+        {"a key alone", {0x0a, 1, 'a'}, 3, "a"},
+        {"an empty message", {0}, 0, NULL},
+        {"no room for a key", {0x0a, 0}, 2, NULL},
+        {"a key that is longer than the message", {0x0a, 3, 'a', 'b'}, 4, NULL},
+        {"a long key's length takes two bytes", {0x0a, 0x80, 1, 'a'}, 4, NULL},
+        {"another field first", {0x38, 1, 0x0a, 1, 'a'}, 5, NULL},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct bytes key = {0};
+        bool found = kv_peek_key(bytes_make(cases[i].bytes, cases[i].size), &key);
+        cr_expect_eq(found, cases[i].key != NULL, "%s", cases[i].why);
+        if (found)
+            cr_expect(bytes_equal(key, bytes_from_text(cases[i].key)), "%s", cases[i].why);
+    }
+}
+
 Test(kv_codec, txn_request_with_nesting)
 {
     Etcdserverpb__Compare compare = ETCDSERVERPB__COMPARE__INIT;

@@ -69,8 +69,21 @@ static void handle_token(struct rpc_call *call)
     rpc_reply(call, bytes_make(copy, old.size));
 }
 
+static uint32_t ahead_calls, ahead_requests;
+
+static void ahead_echo(void *service, const struct bytes *requests, uint32_t count)
+{
+    cr_assert_eq(service, &ahead_calls);
+    cr_assert(count > 1 && count <= RPC_AHEAD_MAX);
+    for (uint32_t i = 0; i < count; i++)
+        cr_assert(bytes_equal(requests[i], bytes_from_text("payload of some length")) ||
+                  requests[i].size == 0);
+    ahead_calls++;
+    ahead_requests += count;
+}
+
 static const struct rpc_method methods[] = {
-    {.native = 1, .id = 1, .handle = handle_echo},
+    {.native = 1, .id = 1, .handle = handle_echo, .ahead = ahead_echo},
     {.native = 2, .id = 2, .handle = handle_hold},
     {.native = 3, .id = 3, .handle = handle_big},
     {.native = 4, .id = 4, .kind = RPC_BIDI, .handle = handle_bidi},
@@ -82,6 +95,7 @@ static void begin(const struct rpc_server_options *extra)
 {
     struct rpc_server_options options = extra != NULL ? *extra : (struct rpc_server_options){0};
     options.methods = methods;
+    options.service = &ahead_calls;
     options.method_count = ARRAY_COUNT(methods);
     cr_assert_eq(rpc_server_init(&server, &options), 0);
     server.now_ns = NS_PER_S;
@@ -157,8 +171,10 @@ Test(native_server, pipelined_frames_in_pieces_of_every_size)
     for (size_t step = 1; step <= bytes; step++) {
         struct native_frame frame;
         begin(NULL);
+        ahead_calls = ahead_requests = 0;
         for (size_t at = 0; at < bytes; at += step)
             connection_input(&connection, wire + at, u64_min(step, bytes - at));
+        cr_assert(step < bytes || (ahead_calls == 2 && ahead_requests == 20));
         for (uint64_t id = 1; id <= 20; id++) {
             cr_assert(reply(&frame), "step %zu", step);
             cr_assert_eq(frame.request_id, id);
