@@ -557,16 +557,16 @@ int lsm_cursor_open(struct lsm_reader *reader, const struct lsm_cursor_options *
     struct lsm_cursor *cursor = cursor_take(reader);
     if (cursor == NULL)
         return -ENOMEM;
-    struct reader_view *held = reader_view_current(reader);
+    struct reader_view *held = reader_view_acquire(reader); /* once: it may change any time */
     uint32_t sources = held->view->memtable_count + held->view->levels->level[0].count + LSM_LEVELS;
     int status = cursor_reserve(cursor, sources);
     if (status < 0) {
+        reader_view_release(reader, held);
         cursor_free(cursor);
         return status;
     }
     cursor->reader = reader;
-    cursor->held = reader_view_acquire(reader);
-    invariant(cursor->held == held);
+    cursor->held = held;
     reader_blocks_init(&cursor->blocks, reader, !options->memory_only, CACHE_LOW);
     cursor->state = CURSOR_NOWHERE;
     cursor->newest_only = options->newest_only;
