@@ -1,14 +1,16 @@
 /*
- * criterion.h - the part of Criterion that our unit tests use, for ThreadSanitizer builds only.
+ * criterion.h - the part of Criterion that our unit tests use, for builds with sanitizers only.
  *
  * Story     Criterion's process sandbox maps memory where ThreadSanitizer keeps its shadow, and
- *           dies before the first test. This header declares the same macros over a runner
- *           (runner.c) that forks one child per test.
+ *           dies before the first test. Under AddressSanitizer it leaves a failed assertion by a
+ *           jump that the sanitizer does not see, which then reports a use after scope instead of
+ *           the failure. This header declares the same macros over a runner (runner.c) that forks
+ *           one child per test; the child just exits.
  * Limits    Test(suite, name [, .signal, .init, .fini, .timeout]), TestSuite(suite [, .init,
  *           .fini]), cr_assert_*, cr_expect_* below.
  */
-#ifndef TESTS_TSAN_CRITERION_H
-#define TESTS_TSAN_CRITERION_H
+#ifndef TESTS_RUNNER_CRITERION_H
+#define TESTS_RUNNER_CRITERION_H
 
 #include <stdarg.h>
 #include <stdbool.h>
