@@ -52,6 +52,7 @@ struct wal_options {
     uint32_t writes_max;      /* blocks in flight */
     uint32_t segments_ready;  /* kept zeroed ahead of the active one; default 2 */
     bool alone;               /* no other member has copies: a damaged log is refused, untouched */
+    uint64_t idle_mark_ns;    /* rest before the superblock learns what is durable; 50 ms */
 };
 
 /* ---- recovery ---------------------------------------------------------------------------------

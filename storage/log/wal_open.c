@@ -25,6 +25,7 @@ static int apply_options(struct wal *wal, const struct wal_options *options,
     wal->ring_slots = (uint32_t)or_default(options->ring_slots, WAL_RING_SLOTS_DEFAULT);
     wal->writes_max = (uint32_t)or_default(options->writes_max, WAL_WRITES_DEFAULT);
     wal->segments_ready = (uint32_t)or_default(options->segments_ready, 2);
+    wal->idle_mark_ns = or_default(options->idle_mark_ns, WAL_IDLE_MARK_NS_DEFAULT);
     bool good = wal->segment_bytes % WAL_PAGE_BYTES == 0 &&
                 wal->segment_bytes <= (uint64_t)UINT32_MAX * WAL_PAGE_BYTES &&
                 u64_is_power_of_two(wal->block_bytes_max) &&

@@ -21,9 +21,10 @@
 #define WAL_SURVIVORS_MAX    64u /* blocks behind a hole that recovery remembers */
 #define WAL_ZERO_CHUNK_BYTES ((uint32_t)1024 * 1024)
 #define WAL_READ_BYTES       ((uint32_t)1024 * 1024) /* at a time, in recovery and replay */
-#define WAL_IDLE_MARK_NS     (50 * NS_PER_MS)
 #define WAL_SPACE_RETRY_NS   (1 * NS_PER_S)
 #define WAL_SEGMENT_DIGITS   10
+
+#define WAL_IDLE_MARK_NS_DEFAULT (50 * NS_PER_MS)
 
 _Static_assert(WAL_SURVIVORS_MAX >= WAL_WRITES_LIMIT, "every block in flight can survive a hole");
 
@@ -174,6 +175,7 @@ struct wal {
     uint64_t log_id;
     uint64_t segment_bytes;
     uint32_t block_bytes_max, ring_slots, writes_max, segments_ready;
+    uint64_t idle_mark_ns;
 
     struct io_file ring;
     struct wal_segment *segments;

@@ -290,7 +290,7 @@ void wal_went_idle(struct wal *wal)
     }
     if (!timer_is_armed(&wal->idle_timer) && wal->durable_sequence != wal->marked_sequence)
         timer_start(core_timers(wal->core), &wal->idle_timer,
-                    core_now_ns(wal->core) + WAL_IDLE_MARK_NS);
+                    core_now_ns(wal->core) + wal->idle_mark_ns);
 }
 
 void wal_keeper_kick(struct wal *wal)

@@ -52,13 +52,13 @@ static struct outcome conformance_run(uint64_t seed)
     return outcome;
 }
 
-Test(sim_reactor, conforms, .timeout = 120)
+Test(sim_reactor, conforms, .timeout = 600)
 {
     for (uint64_t seed = 1; seed <= 50; seed++)
         conformance_run(seed);
 }
 
-Test(sim_reactor, same_seed_same_run, .timeout = 60)
+Test(sim_reactor, same_seed_same_run, .timeout = 600)
 {
     struct outcome first = conformance_run(7), again = conformance_run(7);
     struct outcome other = conformance_run(8);

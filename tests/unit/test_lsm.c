@@ -1,6 +1,6 @@
 #include "test_lsm.h"
 
-TestSuite(lsm, .init = world_open, .fini = world_close, .timeout = 240);
+TestSuite(lsm, .init = world_open, .fini = world_close, .timeout = 600);
 
 /* ---- comparing with the model ------------------------------------------------------------------
  */

@@ -62,16 +62,13 @@ static inline void job_main(void *argument)
     job->finished = true;
 }
 
-/* Runs `function` in a fiber until it returns. */
+/* Runs `function` in a fiber until it returns; should it hang, the suite has its timeout. */
 static inline void in_fiber(void (*function)(void))
 {
     struct job job = {.run = function};
     cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, job_main, &job), 0);
-    uint64_t deadline_ns = reactor_clock_ns(core_reactor(core)) + 120 * NS_PER_S;
-    while (!job.finished) {
-        cr_assert_lt(reactor_clock_ns(core_reactor(core)), deadline_ns, "stalled");
+    while (!job.finished)
         core_turn(core, true);
-    }
 }
 
 static inline const char *in_root(const char *name)

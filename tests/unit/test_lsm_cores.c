@@ -191,7 +191,7 @@ static void *core_thread(void *argument)
     return NULL;
 }
 
-Test(lsm_cores, readers_follow_views_while_one_core_writes_and_another_compacts, .timeout = 240)
+Test(lsm_cores, readers_follow_views_while_one_core_writes_and_another_compacts, .timeout = 600)
 {
     struct start starts[CORES];
     snprintf(root, sizeof(root), "/var/tmp/test_lsm.XXXXXX");

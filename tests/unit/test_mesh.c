@@ -143,7 +143,7 @@ static void *stress_run(void *argument)
     return NULL;
 }
 
-Test(mesh, no_wake_is_lost_between_threads, .timeout = 200)
+Test(mesh, no_wake_is_lost_between_threads, .timeout = 600)
 {
     struct stress stress = {0};
     struct stress_side sides[2] = {{&stress, 0}, {&stress, 1}};

@@ -5,7 +5,7 @@
 #include "storage/lsm/sst_format.h"
 #include "test_lsm.h"
 
-TestSuite(sst, .init = world_open, .fini = world_close, .timeout = 240);
+TestSuite(sst, .init = world_open, .fini = world_close, .timeout = 600);
 
 /* ---- docs/formats ------------------------------------------------------------------------------
  * */

@@ -1,6 +1,6 @@
 #include "test_wal.h"
 
-TestSuite(wal, .init = world_open, .fini = world_close, .timeout = 120);
+TestSuite(wal, .init = world_open, .fini = world_close, .timeout = 600);
 
 /* ---- appending and reading back ----------------------------------------------------------------
  */

@@ -2,7 +2,7 @@
  * of a crash is taken, damaged, opened. */
 #include "test_wal.h"
 
-TestSuite(wal_recover, .init = world_open, .fini = world_close, .timeout = 120);
+TestSuite(wal_recover, .init = world_open, .fini = world_close, .timeout = 600);
 
 #define BLOCKS 4
 #define B(n)   (1u << (n))
@@ -12,6 +12,7 @@ struct row {
     uint64_t terms[BLOCKS];
     bool parallel;        /* all four in flight at once: no block proves another */
     bool clean;           /* closed in order: the superblock proves all */
+    bool rested;          /* idle for a moment: the superblock proves all */
     uint32_t payload;     /* blocks (bit n: block n) whose payload has a flipped bit */
     uint32_t header;      /* ...whose header has */
     uint32_t absent;      /* ...whose page is zeros, as before the write */
@@ -154,6 +155,13 @@ static const struct row rows[] = {
      .fault_first = 10,
      .fault_last = 10,
      .proven = true},
+    {.why = "R5: last block and all copies gone after a rest",
+     .terms = {1, 1, 1, 1},
+     .rested = true,
+     .absent = B(4),
+     .ring_copies = B(4),
+     .verdict = WAL_VERDICT_FENCED,
+     .last_index = 9},
     {.why = "ring pages alone may rot: blocks are enough",
      .terms = {1, 1, 2, 2},
      .ring_own = B(1) | B(2) | B(3) | B(4),
@@ -170,7 +178,11 @@ static void write_image(void)
     snprintf(log, sizeof(log), "%s/log", root);
     snprintf(crashed, sizeof(crashed), "%s/crashed", root);
     struct wal_recovered recovered;
-    struct wal *wal = open_small(log, &recovered);
+    struct wal_options options = small_options(log);
+    if (row->rested)
+        options.idle_mark_ns = NS_PER_MS;
+    struct wal *wal = NULL;
+    cr_assert_eq(wal_open(&options, &wal, &recovered), 0, "%s", recovered.reason);
     struct batch *last = NULL;
     for (uint64_t i = 0; i < BLOCKS; i++) {
         last = append_start(wal, 1 + i * 3, 3, row->terms[i], 300);
@@ -178,6 +190,9 @@ static void write_image(void)
             batch_wait(last);
     }
     batch_wait(last);
+    while (row->rested && wal->marked_sequence != BLOCKS)
+        fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
+    await_keeper(wal); /* its write of the mark is done */
     if (!row->clean)
         copy_log(log, crashed);
     wal_close(wal);
