@@ -13,6 +13,21 @@ bool raft_own_term_committed(const struct raft *raft)
     return raft->role == RAFT_ROLE_LEADER && raft->log.committed_index >= raft->term_start_index;
 }
 
+static bool is_alone(const struct raft_id_set *voters, uint64_t id)
+{
+    return voters->count == 1 && raft_id_set_has(voters, id);
+}
+
+/* Whoever may commit alone may read alone. The outgoing majority counts while there is one. */
+bool raft_reads_are_local(const struct raft *raft)
+{
+    const struct raft_config *config = &raft->config;
+    uint64_t id = raft->options.id;
+    return raft_own_term_committed(raft) && raft->log.applied_index >= raft->term_start_index &&
+           is_alone(&config->voters, id) &&
+           (config->outgoing.count == 0 || is_alone(&config->outgoing, id));
+}
+
 static struct raft_read_pending *read_at(struct raft *raft, uint32_t at)
 {
     invariant(at < raft->reads_count);

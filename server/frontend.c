@@ -52,9 +52,18 @@ static struct rpc_call *call_of(struct queue_link *link)
     return container_of(container_of(link, struct call_state, link), struct rpc_call, user);
 }
 
+bool frontend_reads_are_local(const struct frontend *frontend)
+{
+    return atomic_load_explicit(&frontend->node->shared.reads_local, memory_order_acquire);
+}
+
 void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int error))
 {
     struct frontend *frontend = call_frontend(call);
+    if (frontend_reads_are_local(frontend)) {
+        go(call, 0);
+        return;
+    }
     struct call_state *state = call_state(call);
     queue_link_init(&state->link);
     state->go = go;

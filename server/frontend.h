@@ -73,8 +73,11 @@ void frontend_stop(struct node *node, struct core *core);
 must_check int frontend_listen(struct node *node, struct core *core);
 void frontend_close_listeners(struct node *node);
 
-/* `go(call, 0)` runs on this core once everything committed before now is readable here; or with an
- * error. The request must have been kept. */
+/* Everything acknowledged before now is readable here without asking anybody (L1, L2). */
+bool frontend_reads_are_local(const struct frontend *frontend);
+
+/* `go(call, 0)` runs on this core once everything committed before now is readable here, perhaps at
+ * once; or with an error. The request must have been kept. */
 void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int error));
 
 /* The call is answered when the request, validated, was applied. Completes the call. */

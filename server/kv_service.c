@@ -204,7 +204,8 @@ void kv_service_range(struct rpc_call *call)
         rpc_fail(call, error);
         return;
     }
-    if (request.serializable && range_is_get(&request) && get_now(call, &request))
+    if ((request.serializable || frontend_reads_are_local(call_frontend(call))) &&
+        range_is_get(&request) && get_now(call, &request))
         return;
     error = rpc_call_keep(call);
     if (error < 0)

@@ -32,12 +32,23 @@ struct role_map {
     uint32_t connections_first, connections_count; /* consecutive cores */
 };
 
-/* Written by the raft core. */
+/* Written by the raft core.
+ *
+ * Local reads, while `reads_local` is set (raft_reads_are_local()):
+ * L1  no other node can commit, and this one acknowledges a write only after the state that
+ *     contains it was published (mvcc_shared_publish(), then MESSAGE_PROPOSED). So a read that
+ *     loads the published state after it arrived sees every write acknowledged before: it is
+ *     linearizable without a question to the raft core.
+ * L2  it is cleared before any message leaves that lets another node be elected or vote (the
+ *     driver publishes it ahead of what raft_ready() shows). A write that another leader
+ *     acknowledged therefore happened after the clearing, and so did a read that its client sent
+ *     next. */
 struct node_shared {
     _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t term;
     _Atomic uint64_t leader;     /* member id, 0 = none */
     _Atomic uint64_t last_index; /* of the log */
     _Atomic uint64_t commit_index;
+    _Atomic bool reads_local;   /* L1, L2 */
     _Atomic uint64_t alarms;    /* bit per enum alarm_kind: raised for this member */
     _Atomic uint32_t admission; /* 0 = admit writes, else lsm_pressure() at 100 */
     _Atomic uint64_t leader_changes;

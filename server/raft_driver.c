@@ -238,6 +238,13 @@ static void publish(struct raft_driver *driver)
                           memory_order_relaxed);
 }
 
+/* Invariant L2 of node_private.h: before messages leave. */
+static void publish_reads(struct raft_driver *driver)
+{
+    atomic_store_explicit(&driver->node->shared.reads_local, raft_reads_are_local(&driver->raft),
+                          memory_order_release);
+}
+
 static void leadership_changed(struct raft_driver *driver, const struct raft_ready *ready)
 {
     struct node_shared *shared = &driver->node->shared;
@@ -254,7 +261,7 @@ static void leadership_changed(struct raft_driver *driver, const struct raft_rea
 static void drain_ready(struct raft_driver *driver)
 {
     struct raft_ready ready;
-    while (raft_ready(&driver->raft, &ready)) {
+    while (publish_reads(driver), raft_ready(&driver->raft, &ready)) {
         if (ready.leadership_changed)
             leadership_changed(driver, &ready);
         invariant(ready.message_count == 0); /* no peers */

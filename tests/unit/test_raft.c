@@ -122,6 +122,34 @@ Test(raft, pitfall_6_single_voter_parks_reads_until_its_term_committed)
     free(lone.memory);
 }
 
+Test(raft, a_single_voter_reads_locally_once_its_term_is_applied)
+{
+    struct lone lone;
+    struct raft_start start = lone_config();
+    lone_start(&lone, &start);
+    cr_expect_not(raft_reads_are_local(&lone.raft), "nobody leads");
+    lone_lead(&lone);
+    cr_expect_not(raft_reads_are_local(&lone.raft), "its first entry is not durable");
+    cr_assert(lone_ready(&lone));
+    struct raft_append append = lone.ready.append;
+    raft_persisted(&lone.raft, &append);
+    cr_assert(lone_ready(&lone));
+    cr_assert_eq(lone.ready.apply_last, 1);
+    cr_expect_not(raft_reads_are_local(&lone.raft), "nor applied: older ones may not be either");
+    raft_applied(&lone.raft, 1);
+    cr_expect(raft_reads_are_local(&lone.raft));
+    struct raft_config alone = lone.raft.config;
+    cr_assert(raft_id_set_add(&lone.raft.config.learners, 3));
+    cr_expect(raft_reads_are_local(&lone.raft), "a learner has no say");
+    cr_assert(raft_id_set_add(&lone.raft.config.voters, 2));
+    cr_expect_not(raft_reads_are_local(&lone.raft), "another voter");
+    lone.raft.config = alone;
+    cr_assert(raft_id_set_add(&lone.raft.config.outgoing, 1));
+    cr_assert(raft_id_set_add(&lone.raft.config.outgoing, 2));
+    cr_expect_not(raft_reads_are_local(&lone.raft), "another voter in the majority that leaves");
+    free(lone.memory);
+}
+
 Test(raft, pitfall_20_22_start_refuses_parts_that_do_not_fit)
 {
     static const struct {
