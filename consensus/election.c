@@ -51,10 +51,17 @@ bool raft_is_sole_voter(const struct raft *raft)
            config->voters.ids[0] == raft->options.id;
 }
 
+/* May a leader serve reads on our promise not to vote? It holds whatever our term and leader are by
+ * now; a lone voter promises nothing to anybody. */
+bool raft_holds_vote(const struct raft *raft)
+{
+    return raft->now_ns < raft->vote_hold_until_ns && !raft_is_sole_voter(raft);
+}
+
 /* Has this node promised, by having heard a leader lately, to let it be? */
 bool raft_in_lease(const struct raft *raft)
 {
-    if (raft->now_ns < raft->vote_hold_until_ns)
+    if (raft_holds_vote(raft))
         return true;
     if (!raft->options.check_quorum || raft->leader == 0)
         return false;
@@ -116,6 +123,8 @@ static void role_reset(struct raft *raft, uint64_t term)
     raft->term_start_index = 0;
     raft->self_vote_sequence = 0;
     raft->campaign_transfer = false;
+    raft->campaign_deferred = false;
+    raft->lease_ended = false;
     raft_reads_reset(raft);
     raft_election_timer_reset(raft);
     for (uint32_t i = 0; i < raft->peer_count; i++) {
@@ -153,9 +162,6 @@ static void become_leader(struct raft *raft)
     /* Any configuration change in the log may be uncommitted: none is accepted until all is
      * applied. This is lazier than a scan and right in every case. */
     raft->pending_config_index = last;
-    /* Our vote was durable, and with it the log before it: forcing makes room for one entry. */
-    uint64_t room = raft_log_room(&raft->log, 1, true);
-    invariant(room >= 1);
     raft_append_own(raft, &(struct entry){.type = ENTRY_NORMAL});
     raft->term_start_index = raft->log.last_index;
     raft_broadcast_due(raft, RAFT_SEND_ALWAYS);
@@ -221,6 +227,8 @@ void raft_campaign_if_able(struct raft *raft, enum raft_campaign_kind kind)
     raft_election_timer_restart(raft);
     if (raft->role == RAFT_ROLE_LEADER || !raft_promotable(raft))
         return;
+    if (kind != RAFT_CAMPAIGN_TRANSFER && raft_holds_vote(raft))
+        return;
     /* With a committed change still to be applied we might count votes of a configuration that is
      * two steps behind: its majorities need not overlap with today's. */
     if (raft_log_has_unapplied_config(&raft->log))
@@ -247,8 +255,9 @@ static void count_votes(struct raft *raft)
     case QUORUM_WON:
         if (pre)
             campaign_real(raft, false);
-        else
+        else if (raft_log_room(&raft->log, 1, true) > 0)
             become_leader(raft);
+        /* Else votes that were asked for early overtook our disk: our own will count again. */
         break;
     case QUORUM_LOST:
         raft->counters.elections_lost++;
@@ -293,6 +302,8 @@ void raft_handle_vote_request(struct raft *raft, const struct raft_message *mess
     bool pre = message->kind == RAFT_MESSAGE_PRE_VOTE;
     bool can_vote = raft->vote == message->from || (raft->vote == 0 && raft->leader == 0) ||
                     (pre && message->term > raft->term);
+    if (raft_holds_vote(raft) && !message->transfer)
+        can_vote = false; /* of our own term; the gate has stopped newer ones */
     /* Learners vote too: one may have been promoted without knowing it yet. */
     bool grant = can_vote && raft_log_up_to_date(&raft->log, message->index, message->log_term);
     struct raft_message *answer = raft_send(

@@ -19,7 +19,6 @@ void progress_reset(struct raft_peer *peer, uint64_t match_index, uint64_t next_
     peer->sent_commit_index = 0;
     peer->send_due = RAFT_SEND_NONE;
     peer->recent_active = false;
-    peer->read_heartbeat_due = false;
     peer->read_position = 0;
     peer->lease_sent_ns = 0;
 }

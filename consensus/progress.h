@@ -49,7 +49,6 @@ struct raft_peer {
     bool learner;       /* in config.learners */
     bool recent_active; /* answered since the last quorum check */
     bool paused;        /* no appends until an answer of any kind */
-    bool read_heartbeat_due;
     enum quorum_answer vote;
     uint64_t read_position; /* newest read round that it confirmed */
     uint64_t lease_sent_ns; /* when the newest heartbeat that it answered was sent */

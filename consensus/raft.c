@@ -242,9 +242,12 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
         raft_note_pause(raft);
     if (raft->role == RAFT_ROLE_LEADER)
         raft_tick_leader(raft);
-    else if (raft_promotable(raft) && now_ns >= election_due_ns(raft))
+    else if (raft_promotable(raft) && now_ns >= election_due_ns(raft)) {
         raft_campaign_if_able(raft,
                               raft->options.pre_vote ? RAFT_CAMPAIGN_PRE : RAFT_CAMPAIGN_REAL);
+        if (raft->role == RAFT_ROLE_FOLLOWER)
+            raft->leader = 0; /* we may not replace it yet, but let others */
+    }
     verify((raft_check(raft), true));
     return 0;
 }
@@ -366,7 +369,10 @@ static int raft_dispatch(struct raft *raft, const struct raft_message *message)
         if (raft->role != RAFT_ROLE_FOLLOWER)
             raft_become_follower(raft, message->term, message->from);
         raft->leader = message->from;
+        raft->campaign_deferred = false;
         raft_election_timer_restart(raft);
+        if (raft->options.read_mode == RAFT_READ_LEASE)
+            raft->vote_hold_until_ns = raft->now_ns + raft->options.election_timeout_ns;
         if (message->kind == RAFT_MESSAGE_APPEND)
             raft_handle_append(raft, message);
         else if (message->kind == RAFT_MESSAGE_HEARTBEAT)

@@ -208,6 +208,8 @@ struct raft {
     uint64_t pending_config_index; /* leader: no configuration change above it is in the log */
     uint64_t term_start_index;     /* leader: its own empty entry */
     bool campaign_transfer;        /* the campaign was asked for by the old leader */
+    bool campaign_deferred;        /* asked for, but a committed change is not applied yet */
+    bool lease_ended;              /* leader: it told another to campaign, past all leases */
     bool restricted;               /* see raft_restrict() */
 
     /* Time. */
@@ -218,7 +220,9 @@ struct raft {
     uint64_t heartbeat_due_ns;
     uint64_t quorum_check_ns; /* leader: last check */
     uint64_t transfer_start_ns;
-    uint64_t vote_hold_until_ns; /* lease mode: no grants before, a promise may be forgotten */
+    uint64_t vote_hold_until_ns; /* lease mode: no campaign and no grant before, whoever leads: a
+                                  * leader may count on it, or have been promised it before we
+                                  * started */
 
     /* Members. */
     struct raft_config config;
@@ -257,6 +261,7 @@ struct raft {
     uint32_t reads_count;
     uint64_t read_position; /* newest */
     uint64_t read_confirmed_position;
+    bool read_round_due; /* heartbeats are to confirm the newest position */
 
     struct raft_counters counters;
 };

@@ -38,6 +38,7 @@ void raft_handle_vote_response(struct raft *raft, const struct raft_message *mes
 void raft_count_own_vote(struct raft *raft);
 void raft_commit_by_vote(struct raft *raft, const struct raft_message *message);
 bool raft_in_lease(const struct raft *raft);
+bool raft_holds_vote(const struct raft *raft);
 bool raft_quorum_active(const struct raft *raft);
 
 /* replication.c */
@@ -78,5 +79,6 @@ void raft_handle_transfer(struct raft *raft, const struct raft_message *message)
 void raft_handle_timeout_now(struct raft *raft);
 void raft_transfer_abort(struct raft *raft);
 void raft_transfer_progress(struct raft *raft, const struct raft_peer *peer);
+void raft_transfer_resume(struct raft *raft);
 
 #endif

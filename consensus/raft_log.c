@@ -91,12 +91,16 @@ uint32_t raft_log_fit(const struct raft_log *log, uint64_t first, uint64_t last,
     uint32_t count = 0;
     *bytes = 0;
     for (uint64_t index = first; index <= last && count < count_max; index++) {
-        struct entry entry;
-        if (raft_log_lookup(log, index, &entry) != 0)
+        struct entry stored;
+        const struct entry *entry = raft_log_entry(log, index);
+        if (entry == NULL) {
+            if (raft_log_lookup(log, index, &stored) != 0)
+                break;
+            entry = &stored;
+        }
+        if (count > 0 && *bytes + entry->payload_bytes > bytes_max)
             break;
-        if (count > 0 && *bytes + entry.payload_bytes > bytes_max)
-            break;
-        *bytes += entry.payload_bytes;
+        *bytes += entry->payload_bytes;
         count++;
     }
     return count;

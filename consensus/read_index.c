@@ -41,17 +41,9 @@ void raft_reads_reset(struct raft *raft)
     raft->reads_count = 0;
     raft->read_position = 0;
     raft->read_confirmed_position = 0;
-    for (uint32_t i = 0; i < raft->peer_count; i++) {
-        raft->peers[i]->read_position = 0;
-        raft->peers[i]->read_heartbeat_due = false;
-    }
-}
-
-static void heartbeats_due(struct raft *raft)
-{
-    invariant(raft_own_term_committed(raft)); /* earlier rounds would prove nothing */
+    raft->read_round_due = false;
     for (uint32_t i = 0; i < raft->peer_count; i++)
-        raft->peers[i]->read_heartbeat_due = raft->peers[i]->id != raft->options.id;
+        raft->peers[i]->read_position = 0;
 }
 
 /* Joint quorum of the rounds that peers confirmed; this node confirms each at once. */
@@ -80,21 +72,13 @@ void raft_reads_confirm(struct raft *raft)
 /* The first entry of this term is committed: the commit index is now the truth. */
 void raft_reads_unpark(struct raft *raft)
 {
-    if (!raft_own_term_committed(raft) || raft->reads_count == 0)
-        return;
-    bool any = false;
+    invariant(raft_own_term_committed(raft));
     for (uint32_t i = 0; i < raft->reads_count; i++) {
         struct raft_read_pending *read = read_at(raft, i);
-        if (read->index == 0) {
-            read->index = raft->log.committed_index;
-            any = true;
-        }
+        invariant(read->index == 0);
+        read->index = raft->log.committed_index;
     }
-    if (any) {
-        raft_reads_confirm(raft); /* a single voter is its own quorum */
-        if (raft->read_confirmed_position < raft->read_position)
-            heartbeats_due(raft);
-    }
+    raft->read_round_due = raft->reads_count > 0;
 }
 
 static int queue_read(struct raft *raft, uint64_t from, uint64_t id)
@@ -118,9 +102,7 @@ static int queue_read(struct raft *raft, uint64_t from, uint64_t id)
     if (raft_lease_valid(raft, raft->now_ns))
         raft->read_confirmed_position = raft->read_position;
     else
-        raft_reads_confirm(raft);
-    if (raft->read_confirmed_position < raft->read_position)
-        heartbeats_due(raft);
+        raft->read_round_due = true;
     return 0;
 }
 
@@ -157,13 +139,14 @@ void raft_handle_read_response(struct raft *raft, const struct raft_message *mes
 /* Heartbeats for new rounds, and answers to confirmed reads. True when something is left. */
 bool raft_send_read_answers(struct raft *raft)
 {
-    for (uint32_t i = 0; i < raft->peer_count; i++) {
-        struct raft_peer *peer = raft->peers[i];
-        if (!peer->read_heartbeat_due)
-            continue;
-        if (raft->message_count + RAFT_MEMBERS_MAX > raft->options.messages_max)
-            return true;
-        raft_broadcast_heartbeat(raft);
+    if (raft->read_round_due) {
+        raft_reads_confirm(raft); /* a single voter is its own quorum */
+        if (raft->read_confirmed_position < raft->read_position) {
+            if (raft->message_count + RAFT_MEMBERS_MAX > raft->options.messages_max)
+                return true;
+            raft_broadcast_heartbeat(raft);
+        }
+        raft->read_round_due = false;
     }
     while (raft->reads_count > 0) {
         struct raft_read_pending *read = read_at(raft, 0);
@@ -198,7 +181,7 @@ bool raft_send_read_answers(struct raft *raft)
 bool raft_lease_valid(const struct raft *raft, uint64_t now_ns)
 {
     if (raft->options.read_mode != RAFT_READ_LEASE || raft->role != RAFT_ROLE_LEADER ||
-        raft->transferee != 0)
+        raft->transferee != 0 || raft->lease_ended)
         return false;
     uint64_t incoming[RAFT_MEMBERS_MAX];
     uint64_t outgoing[RAFT_MEMBERS_MAX];

@@ -150,5 +150,6 @@ void raft_applied(struct raft *raft, uint64_t index)
     raft_log_applied_to(log, index);
     raft_log_release_to(log, raft_release_point(raft));
     raft_maybe_auto_leave(raft);
+    raft_transfer_resume(raft);
     verify((raft_check(raft), true));
 }

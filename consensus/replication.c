@@ -97,8 +97,10 @@ bool raft_maybe_commit(struct raft *raft)
     /* Entries of earlier terms commit only beneath one of ours (figure 8 of the paper). */
     if (!raft_log_matches(&raft->log, index, raft->term))
         return false;
+    bool first = !raft_own_term_committed(raft);
     raft_log_commit_to(&raft->log, index);
-    raft_reads_unpark(raft);
+    if (first)
+        raft_reads_unpark(raft);
     raft_broadcast_due(raft, RAFT_SEND_ALWAYS);
     return true;
 }
@@ -196,8 +198,8 @@ void raft_broadcast_heartbeat(struct raft *raft)
         if (raft->read_position > raft->read_confirmed_position && raft_own_term_committed(raft))
             message->context = raft->read_position;
         peer->sent_commit_index = message->commit;
-        peer->read_heartbeat_due = false;
     }
+    raft->read_round_due = false;
 }
 
 /* ---- receiving, at a follower ---- */
@@ -236,6 +238,23 @@ static void reject_append(struct raft *raft, const struct raft_message *message)
     answer->after_append = RAFT_AFTER_THIS_APPEND;
 }
 
+/* How many of the entries are here already: an old message must not shorten a log that agrees with
+ * it. Unclear: the caller cannot tell the term of the next one, so it is no conflict either. */
+static uint32_t count_known(const struct raft_log *log, const struct raft_message *message,
+                            bool *unclear)
+{
+    uint32_t known = 0;
+    for (; known < message->entry_count; known++) {
+        const struct entry *entry = &message->entries[known];
+        uint64_t term = 0;
+        int error = raft_log_term(log, entry->index, &term);
+        *unclear = error != 0 && entry->index <= log->last_index;
+        if (error != 0 || term != entry->term)
+            break;
+    }
+    return known;
+}
+
 void raft_handle_append(struct raft *raft, const struct raft_message *message)
 {
     struct raft_log *log = &raft->log;
@@ -249,12 +268,10 @@ void raft_handle_append(struct raft *raft, const struct raft_message *message)
         raft_release_unkept(raft, message, 0);
         return;
     }
-    uint32_t known = 0; /* an old message must not shorten a log that agrees with it */
-    while (known < message->entry_count &&
-           raft_log_matches(log, message->entries[known].index, message->entries[known].term))
-        known++;
+    bool unclear = false;
+    uint32_t known = count_known(log, message, &unclear);
     uint64_t first = message->index + 1 + known;
-    uint32_t fresh = message->entry_count - known;
+    uint32_t fresh = unclear ? 0 : message->entry_count - known;
     if (fresh > 0) {
         if (first <= log->last_index) {
             invariant(first > log->committed_index); /* two histories: stop here */

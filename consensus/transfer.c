@@ -5,6 +5,7 @@ static void send_timeout_now(struct raft *raft, uint64_t to)
 {
     invariant(raft->role == RAFT_ROLE_LEADER && raft->transferee == to);
     invariant(to != raft->options.id);
+    raft->lease_ended = true; /* it may act on this at any time, also after we gave up waiting */
     raft_send(raft, RAFT_MESSAGE_TIMEOUT_NOW, to);
 }
 
@@ -15,6 +16,7 @@ void raft_transfer_abort(struct raft *raft)
     invariant(raft->role == RAFT_ROLE_LEADER);
     raft->transferee = 0;
     raft->counters.transfers_aborted++;
+    raft_maybe_auto_leave(raft); /* it may have had to wait */
 }
 
 /* Called when `peer` acknowledged something. */
@@ -37,7 +39,8 @@ static int transfer_at_leader(struct raft *raft, uint64_t to)
     }
     if (raft->transferee == to)
         return 0; /* under way; asking again does not buy time */
-    raft_transfer_abort(raft);
+    if (raft->transferee != 0)
+        raft->counters.transfers_aborted++;
     raft->transferee = to;
     raft->transfer_start_ns = raft->now_ns;
     /* The lease of reads ended here (raft_lease_valid): the target's vote requests pass it. */
@@ -75,6 +78,20 @@ void raft_handle_transfer(struct raft *raft, const struct raft_message *message)
 
 void raft_handle_timeout_now(struct raft *raft)
 {
-    if (raft->role == RAFT_ROLE_FOLLOWER)
-        raft_campaign_if_able(raft, RAFT_CAMPAIGN_TRANSFER);
+    if (raft->role != RAFT_ROLE_FOLLOWER)
+        return;
+    raft->campaign_deferred = raft_log_has_unapplied_config(&raft->log);
+    raft_campaign_if_able(raft, RAFT_CAMPAIGN_TRANSFER);
+}
+
+/* A leader that removes itself says in one breath that the change is committed and that we shall
+ * start: what it asked for is done when the change is applied, unless a leader spoke meanwhile. */
+void raft_transfer_resume(struct raft *raft)
+{
+    if (!raft->campaign_deferred || raft_log_has_unapplied_config(&raft->log) ||
+        !raft_has_room(raft))
+        return;
+    invariant(raft->role == RAFT_ROLE_FOLLOWER);
+    raft->campaign_deferred = false;
+    raft_campaign_if_able(raft, RAFT_CAMPAIGN_TRANSFER);
 }

@@ -202,6 +202,29 @@ Test(raft_input, row_134_pitfall_2_41_votes_wait_for_the_disk)
     }
 }
 
+/* Early votes may be answered before our own disk has anything; a window full of what is not stored
+ * has no room for the entry that a leader begins with. */
+Test(raft_input, pitfall_41_early_votes_overtake_the_disk)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct raft_options options = craft_options();
+    options.early_vote = true;
+    options.window_entries = 8;
+    struct raft_snapshot snapshot = craft_voters(3);
+    struct node *node = cluster_add(&cluster, &options, &snapshot, true);
+    craft_append(node, 1, 0, 0, "11111111", 0);
+    raft_campaign(&node->raft);
+    craft_ready(node);
+    craft_vote(node, 2);
+    craft_vote(node, 3);
+    cr_expect_eq(node->raft.role, RAFT_ROLE_CANDIDATE);
+    while (node_append(node))
+        ;
+    cr_expect_eq(node->raft.role, RAFT_ROLE_LEADER);
+    cluster_deinit(&cluster);
+}
+
 Test(raft_input, same_inputs_same_bytes)
 {
     uint64_t hashes[2] = {0, 0};

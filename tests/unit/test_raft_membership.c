@@ -15,6 +15,26 @@ static void run_alone(struct node *node)
         ;
 }
 
+/* The change comes from leader 2 as entry 1 of term 1, committed. */
+static void give_change(struct node *node, struct raft_config_change change)
+{
+    size_t size = raft_config_change_bytes(&change);
+    uint8_t bytes[64];
+    cr_assert_leq(size, sizeof(bytes));
+    raft_config_change_encode(&change, bytes);
+    struct entry entry = {.index = 1,
+                          .term = 1,
+                          .type = ENTRY_CONFIG_CHANGE,
+                          .payload = cluster_copy(node->cluster, bytes, size),
+                          .payload_bytes = (uint32_t)size};
+    node->payloads_held++;
+    craft_give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND,
+                                           .term = 1,
+                                           .entry_count = 1,
+                                           .entries = &entry,
+                                           .commit = 1});
+}
+
 static uint32_t changes_in_log(const struct node *node)
 {
     uint32_t count = 0;
@@ -119,19 +139,7 @@ Test(raft_membership, row_112_pitfall_24_33_no_campaign_over_an_unapplied_change
         struct raft_config_change change = change_one(RAFT_CHANGE_ADD_VOTER, 4);
         if (joint)
             change.transition = RAFT_TRANSITION_IMPLICIT;
-        uint8_t bytes[64];
-        raft_config_change_encode(&change, bytes);
-        struct entry entry = {.index = 1,
-                              .term = 1,
-                              .type = ENTRY_CONFIG_CHANGE,
-                              .payload = bytes,
-                              .payload_bytes = (uint32_t)raft_config_change_bytes(&change)};
-        node->payloads_held++;
-        craft_give(node, (struct raft_message){.kind = RAFT_MESSAGE_APPEND,
-                                               .term = 1,
-                                               .entry_count = 1,
-                                               .entries = &entry,
-                                               .commit = 1});
+        give_change(node, change);
         for (int tick = 0; tick < 2 * CRAFT_TICKS; tick++)
             node_tick(node, CLUSTER_TICK_NS);
         raft_campaign(&node->raft);
@@ -296,4 +304,73 @@ Test(raft_membership, pitfall_1_siblings_cannot_both_commit)
     for (uint64_t id = 2; id <= 4; id++)
         cr_expect_not(raft_id_set_has(&craft_of(&group, id)->raft.config.voters, 5));
     craft_group_deinit(&group);
+}
+
+/* Commit and the word to start come together, before the change is applied: it starts then, unless
+ * the leader was heard again. */
+Test(raft_membership, row_120_pitfall_26_told_to_start_too_early)
+{
+    for (int leader_speaks = 0; leader_speaks < 2; leader_speaks++) {
+        struct cluster cluster;
+        cluster_init(&cluster);
+        struct raft_options options = craft_options();
+        struct raft_snapshot snapshot = craft_voters(3);
+        struct node *node = cluster_add(&cluster, &options, &snapshot, true);
+        give_change(node, change_one(RAFT_CHANGE_REMOVE, 2));
+        craft_give(node, (struct raft_message){.kind = RAFT_MESSAGE_TIMEOUT_NOW, .term = 1});
+        cr_expect_eq(node->raft.role, RAFT_ROLE_FOLLOWER);
+        if (leader_speaks)
+            craft_give(node, (struct raft_message){.kind = RAFT_MESSAGE_HEARTBEAT, .term = 1});
+        run_alone(node);
+        cr_expect_eq(node->raft.log.applied_index, 1);
+        cr_expect_eq(node->raft.role, leader_speaks ? RAFT_ROLE_FOLLOWER : RAFT_ROLE_CANDIDATE);
+        cluster_deinit(&cluster);
+    }
+}
+
+/* A transfer holds the leave back; when it is given up nothing else may be applied for long. */
+Test(raft_membership, pitfall_29_32_leaving_waits_for_a_transfer)
+{
+    struct craft_group group;
+    struct raft_options options = craft_options();
+    craft_group_init(&group, 3, &options);
+    craft_campaign(&group, 1);
+    struct node *leader = craft_of(&group, 1);
+    craft_isolate(&group, 3);
+    cr_assert_eq(craft_propose(&group, 1, "x"), 0);
+    struct raft_config_change change = change_one(RAFT_CHANGE_ADD_LEARNER, 4);
+    change.transition = RAFT_TRANSITION_IMPLICIT;
+    cr_assert_eq(node_propose_change(leader, &change), 0);
+    cr_assert_eq(raft_transfer(&leader->raft, 3), 0);
+    craft_settle(&group);
+    cr_assert(leader->raft.config.auto_leave);
+    cr_expect_eq(changes_in_log(leader), 1);
+    craft_tick(&group, 1, CRAFT_TICKS);
+    cr_expect_eq(leader->raft.transferee, 0);
+    cr_expect_eq(changes_in_log(leader), 2);
+    cr_expect_eq(leader->raft.config.outgoing.count, 0);
+    craft_group_deinit(&group);
+}
+
+/* Its own timer says that it heard no leader; that it may not campaign yet is no reason to keep
+ * others from it. */
+Test(raft_membership, pitfall_24_a_node_that_must_wait_respects_nobody)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct raft_options options = craft_options();
+    options.check_quorum = true;
+    struct raft_snapshot snapshot = craft_voters(3);
+    struct node *node = cluster_add(&cluster, &options, &snapshot, true);
+    give_change(node, change_one(RAFT_CHANGE_ADD_VOTER, 4));
+    while (node_append(node))
+        ;
+    cr_assert_eq(node->raft.leader, 2);
+    node_tick(node, raft_deadline_ns(&node->raft) - node->raft.now_ns);
+    cr_assert_eq(node->raft.role, RAFT_ROLE_FOLLOWER, "the change is not applied");
+    craft_give(node,
+               (struct raft_message){
+                   .kind = RAFT_MESSAGE_VOTE, .from = 3, .term = 2, .index = 1, .log_term = 1});
+    cr_expect_eq(node->raft.vote, 3);
+    cluster_deinit(&cluster);
 }

@@ -177,3 +177,113 @@ Test(raft_reads, row_127_a_smaller_quorum_completes_reads)
     cr_expect_eq(node->raft.reads_count, 0);
     cluster_deinit(&cluster);
 }
+
+/* ---- leases ---- */
+
+static struct raft_options lease_options(void)
+{
+    struct raft_options options = craft_options();
+    options.check_quorum = true;
+    options.read_mode = RAFT_READ_LEASE;
+    return options;
+}
+
+/* Node 1 leads three and has a lease at the end of the first timeout. */
+static struct node *leased_leader(struct craft_group *group)
+{
+    struct raft_options options = lease_options();
+    craft_group_init(group, 3, &options);
+    for (uint64_t id = 1; id <= 3; id++)
+        craft_of(group, id)->raft.election_draw_ns = 3 * CRAFT_TICKS * CLUSTER_TICK_NS;
+    for (uint64_t id = 1; id <= 3; id++)
+        craft_tick(group, id, CRAFT_TICKS);
+    craft_campaign(group, 1);
+    craft_tick(group, 1, 1);
+    struct node *leader = craft_of(group, 1);
+    cr_assert_eq(leader->raft.role, RAFT_ROLE_LEADER);
+    cr_assert(raft_lease_valid(&leader->raft, leader->raft.now_ns));
+    return leader;
+}
+
+Test(raft_reads, pitfall_10_a_lease_ends)
+{
+    struct craft_group group;
+    struct node *leader = leased_leader(&group);
+    struct raft *raft = &leader->raft;
+    cr_expect(raft_lease_valid(raft, raft->now_ns + (CRAFT_TICKS - 1) * CLUSTER_TICK_NS));
+    cr_expect_not(raft_lease_valid(raft, raft->now_ns + CRAFT_TICKS * CLUSTER_TICK_NS));
+    raft->options.lease_drift_percent = 20;
+    raft->options.lease_stall_ns = CLUSTER_TICK_NS;
+    cr_expect(raft_lease_valid(raft, raft->now_ns + 6 * CLUSTER_TICK_NS));
+    cr_expect_not(raft_lease_valid(raft, raft->now_ns + 7 * CLUSTER_TICK_NS));
+    raft->options.lease_drift_percent = 0;
+    raft->options.lease_stall_ns = 0;
+    raft->options.pause_ns_max = CLUSTER_TICK_NS;
+    node_tick(leader, 3 * CLUSTER_TICK_NS); /* two later than it should */
+    cr_expect_not(raft_lease_valid(raft, raft->now_ns), "a pause ends it");
+    craft_group_deinit(&group);
+}
+
+/* The one told to campaign passes every lease, now or much later, when the transfer is given up. */
+Test(raft_reads, pitfall_10_a_transfer_ends_the_lease_for_good)
+{
+    struct craft_group group;
+    struct node *leader = leased_leader(&group);
+    group.lost = RAFT_MESSAGE_TIMEOUT_NOW;
+    cr_assert_eq(raft_transfer(&leader->raft, 2), 0);
+    cr_expect_not(raft_lease_valid(&leader->raft, leader->raft.now_ns));
+    craft_tick(&group, 1, CRAFT_TICKS + 1);
+    cr_expect_eq(leader->raft.transferee, 0);
+    cr_expect_eq(leader->raft.role, RAFT_ROLE_LEADER);
+    cr_expect_not(raft_lease_valid(&leader->raft, leader->raft.now_ns),
+                  "what was lost may only be late");
+    cr_assert_eq(raft_read_index(&leader->raft, 5), 0);
+    craft_settle(&group);
+    cr_expect_eq(read_answer(leader, 5), 1, "a round of heartbeats serves it");
+    craft_group_deinit(&group);
+}
+
+/* A voter that answered a heartbeat keeps its promise whatever it learns meanwhile. */
+Test(raft_reads, pitfall_10_a_promise_outlives_the_term)
+{
+    struct craft_group group;
+    struct node *leader = leased_leader(&group);
+    struct node *voter = craft_of(&group, 2);
+    craft_tick(&group, 2, 5);
+    /* Node 3 was at term 9 when a stray message of an older leadership of node 2 reached it. */
+    craft_give(voter, (struct raft_message){
+                          .kind = RAFT_MESSAGE_HEARTBEAT_RESPONSE, .from = 3, .term = 9});
+    cr_assert_eq(voter->raft.term, 9);
+    cr_assert_eq(voter->raft.leader, 0);
+    struct raft_message vote = {
+        .kind = RAFT_MESSAGE_VOTE, .from = 3, .term = 9, .index = 9, .log_term = 8};
+    craft_give(voter, vote);
+    cr_expect_eq(voter->raft.vote, 0, "of the same term");
+    vote.term = 10;
+    craft_give(voter, vote);
+    cr_expect_eq(voter->raft.term, 9, "of a newer one");
+    raft_campaign(&voter->raft);
+    cr_expect_eq(voter->raft.role, RAFT_ROLE_FOLLOWER, "nor does it vote for itself");
+    cr_expect(raft_lease_valid(&leader->raft, leader->raft.now_ns), "this is why");
+    craft_tick(&group, 2, 5);
+    craft_give(voter, vote);
+    cr_expect_eq(voter->raft.vote, 3, "it promised one timeout");
+    craft_group_deinit(&group);
+}
+
+Test(raft_reads, pitfall_10_after_a_start_a_promise_may_be_forgotten)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct raft_options options = lease_options();
+    struct raft_snapshot snapshot = craft_voters(3);
+    struct node *node = cluster_add(&cluster, &options, &snapshot, false);
+    struct raft_message vote = {.kind = RAFT_MESSAGE_VOTE, .term = 2};
+    node_tick(node, (CRAFT_TICKS - 1) * CLUSTER_TICK_NS);
+    craft_give(node, vote);
+    cr_expect_eq(node->raft.term, 0);
+    vote.transfer = true;
+    craft_give(node, vote);
+    cr_expect_eq(node->raft.vote, 2, "a leader that hands over has given up its lease");
+    cluster_deinit(&cluster);
+}

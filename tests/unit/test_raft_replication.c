@@ -562,3 +562,28 @@ Test(raft_replication, row_69_answers_at_the_leader)
         cluster_deinit(&cluster);
     }
 }
+
+/* The caller's log cannot tell a term just now: that is no conflict, nothing may be cut for it. */
+static int blind_lookup(void *context maybe_unused, uint64_t index maybe_unused,
+                        struct entry *entry maybe_unused)
+{
+    return ERR_UNAVAILABLE;
+}
+
+Test(raft_replication, pitfall_19_an_unknown_term_is_no_conflict)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = craft_node(&cluster, 3, "1122", 2, 0);
+    cr_assert_eq(node->raft.log.base_index, 4, "after a start nothing is in memory");
+    node->raft.log.storage.lookup = blind_lookup;
+    craft_append(node, 2, 0, 0, "11", 2);
+    cr_expect_eq(node->raft.log.last_index, 4);
+    cr_expect_eq(craft_newest(&cluster)->index, 0, "it acknowledges no more than it knows");
+    node->raft.log.storage.lookup = NULL;
+    craft_log(node, "1122", 2, 0, 0);
+    craft_append(node, 2, 0, 0, "11", 2);
+    cr_expect_eq(craft_newest(&cluster)->index, 2);
+    cr_expect_eq(node->raft.log.last_index, 4);
+    cluster_deinit(&cluster);
+}
