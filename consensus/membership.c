@@ -114,8 +114,10 @@ static void leader_switched(struct raft *raft)
 
 int raft_apply_config(struct raft *raft, uint64_t index, const struct raft_config_change *change)
 {
-    if (index <= raft->config_index || change == NULL)
-        return 0; /* a snapshot was faster, or the caller voided it */
+    if (index <= raft->config_index)
+        return ERR_COMPACTED; /* a snapshot was faster: raft->config is of a later index */
+    if (change == NULL)
+        return 0;
     invariant(index <= raft->log.applying_index);
     invariant(index > raft->log.applied_index); /* before the batch is acknowledged */
     struct raft_config next;

@@ -273,6 +273,14 @@ static bool message_is_answer(const struct raft_message *message)
            message->kind == RAFT_MESSAGE_PRE_VOTE_RESPONSE;
 }
 
+/* Requests, and refusals: what carries a commit index. */
+static bool message_is_vote(const struct raft_message *message)
+{
+    return message->kind == RAFT_MESSAGE_VOTE || message->kind == RAFT_MESSAGE_PRE_VOTE ||
+           (message->reject && (message->kind == RAFT_MESSAGE_VOTE_RESPONSE ||
+                                message->kind == RAFT_MESSAGE_PRE_VOTE_RESPONSE));
+}
+
 static int message_check_entries(const struct raft_message *message)
 {
     if (message->index > UINT64_MAX - message->entry_count || message->log_term > message->term ||
@@ -350,6 +358,10 @@ static bool raft_term_gate(struct raft *raft, const struct raft_message *message
             answer->reject = true;
             answer->after_append = RAFT_AFTER_THIS_APPEND;
         }
+        /* What was committed stays committed, however old the message is that tells it. Nobody
+         * else may be left to tell: the refusal of a removed voter whose term is behind ours. */
+        if (message_is_vote(message))
+            raft_commit_by_vote(raft, message);
         return false;
     }
     return true;
@@ -442,6 +454,8 @@ void raft_forget_leader(struct raft *raft)
 void raft_restrict(struct raft *raft, bool restricted)
 {
     raft->restricted = restricted;
+    if (restricted && (raft->role == RAFT_ROLE_PRE_CANDIDATE || raft->role == RAFT_ROLE_CANDIDATE))
+        raft_become_follower(raft, raft->term, 0); /* a round under way ends too */
 }
 
 void raft_compact(struct raft *raft, uint64_t index)

@@ -345,12 +345,16 @@ void raft_applied(struct raft *raft, uint64_t index);
 /*
  * The configuration change at `index` is being applied: call in log order, before raft_applied() of
  * it. NULL = the caller voids the change. ERR_CONFIG: not legal in this configuration, which stays
- * as it is (every node decides alike). raft->config is the configuration afterwards.
+ * as it is (every node decides alike). raft->config is the configuration afterwards. ERR_COMPACTED:
+ * a snapshot that contains the change is on its way to the disk; the apply lane stops before this
+ * entry and throws away what it still has: raft->config is the snapshot's already, and stored under
+ * an older index it would make other majorities after a crash.
  */
 must_check int raft_apply_config(struct raft *raft, uint64_t index,
                                  const struct raft_config_change *change);
 
-/* The caller dropped entries <= index from its log; they are applied and in a snapshot. */
+/* The caller is about to drop entries <= index from its log; they are applied and in a snapshot.
+ * The entry at `index` itself can still be looked up during the call. */
 void raft_compact(struct raft *raft, uint64_t index);
 
 /* Takes what is to be done. True when there is anything; call again until false. */

@@ -30,8 +30,9 @@ struct raft_storage {
     /* Fills term, type and payload_bytes (an estimate will do) of a durable entry that is not in
      * the window. 0, ERR_COMPACTED or ERR_UNAVAILABLE. Must not wait. */
     int (*lookup)(void *context, uint64_t index, struct entry *entry);
-    /* The newest snapshot that can be sent to `peer`. 0, or ERR_UNAVAILABLE while there is none
-     * (the caller may start to make one; the core asks again later). */
+    /* The newest snapshot that can be sent to `peer`: its configuration has `peer`, or the peer
+     * would refuse it for ever. 0, or ERR_UNAVAILABLE while there is none (the caller starts to
+     * make one; the core asks again later). */
     int (*snapshot)(void *context, uint64_t peer, struct raft_snapshot *snapshot);
     /* The core will not look at this entry's payload again. Called once for each entry that a
      * successful raft_propose() took, and for each entry of an APPEND given to raft_step(), maybe

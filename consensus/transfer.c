@@ -43,7 +43,8 @@ static int transfer_at_leader(struct raft *raft, uint64_t to)
         raft->counters.transfers_aborted++;
     raft->transferee = to;
     raft->transfer_start_ns = raft->now_ns;
-    /* The lease of reads ended here (raft_lease_valid): the target's vote requests pass it. */
+    /* The lease of reads pauses here (raft_lease_valid), and ends for this term when the target is
+     * told: its vote requests pass leases, even long after we gave the transfer up. */
     if (peer->match_index == raft->log.last_index)
         send_timeout_now(raft, to);
     else if (peer->send_due < RAFT_SEND_ALWAYS)

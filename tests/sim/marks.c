@@ -6,12 +6,16 @@
 #include <unistd.h>
 
 #include "core/invariant.h"
+#include "tests/sim/text.h"
+#include "tests/sim/verdict.h"
 #include "tests/sim/world.h"
 
 #define REPLAY_BYTES         512
 #define BUGGIFY_SITE_PERCENT 25
 #define BUGGIFY_FIRE_PERCENT 25
 #define TRACE_LINES_ON_ERROR 60
+
+static bool fail_by_exit;
 
 /* The linker's names for the ends of the section that sometimes() fills; weak: it may be empty. */
 extern struct sim_mark __start_sim_marks[] __attribute__((weak));
@@ -35,6 +39,20 @@ uint32_t sim_marks_report(bool print_missed)
     return hit;
 }
 
+void sim_marks_add(const uint64_t *hits)
+{
+    for (uint32_t i = 0; i < sim_marks_count(); i++)
+        __start_sim_marks[i].hits += (uint32_t)hits[i];
+}
+
+void sim_marks_take(uint64_t *hits)
+{
+    for (uint32_t i = 0; i < sim_marks_count(); i++) {
+        hits[i] += __start_sim_marks[i].hits;
+        __start_sim_marks[i].hits = 0;
+    }
+}
+
 /* A quarter of the sites is active in a run, and an active one fires a quarter of the time. */
 bool sim_buggify(const char *name)
 {
@@ -54,7 +72,10 @@ static void report(void)
         fprintf(stderr, "simulated time %.6f s, event %llu, seed 0x%llx\n",
                 (double)world->now_ns / 1e9, (unsigned long long)world->events,
                 (unsigned long long)world->options.seed);
-        sim_trace_print(world, TRACE_LINES_ON_ERROR);
+        if (sim_text_wanted())
+            sim_text_dump(stderr);
+        else
+            sim_trace_print(world, TRACE_LINES_ON_ERROR);
     }
     fprintf(stderr, "replay: %s\n", replay[0] != '\0' ? replay : "this test again");
 }
@@ -64,7 +85,14 @@ static void on_abort(int number)
 {
     signal(number, SIG_DFL);
     report();
+    if (fail_by_exit)
+        _exit(SIM_CRASH);
     raise(number);
+}
+
+void sim_fail_by_exit(void)
+{
+    fail_by_exit = true;
 }
 
 void sim_set_replay(const char *format, ...)
@@ -89,6 +117,14 @@ void sim_fail(const char *format, ...)
     vfprintf(stderr, format, arguments);
     va_end(arguments);
     fputc('\n', stderr);
+    if (fail_by_exit) {
+        report();
+        va_start(arguments, format);
+        vfprintf(stderr, format, arguments);
+        va_end(arguments);
+        fputc('\n', stderr);
+        _exit(SIM_SAFETY);
+    }
     signal(SIGABRT, on_abort);
     abort();
 }

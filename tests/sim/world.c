@@ -12,7 +12,6 @@
 
 #define TURN_COST_NS_MIN 500
 #define TURN_COST_NS_MAX 20000
-#define START_NS         (1000 * NS_PER_S) /* no deadline computed backwards underflows */
 
 static struct sim_world *current_world;
 
@@ -29,7 +28,7 @@ void sim_world_init(struct sim_world *world, const struct sim_options *options)
                                                         "workload"};
     memset(world, 0, sizeof(*world));
     world->options = *options;
-    world->now_ns = START_NS;
+    world->now_ns = SIM_START_NS;
     for (int i = 0; i < SIM_STREAM_COUNT; i++)
         prng_init(&world->streams[i], sim_seed_split(options->seed, names[i]));
     world->network = sim_network_create(world);
@@ -184,8 +183,14 @@ bool sim_world_run(struct sim_world *world, const bool *flag, uint64_t limit_ns)
 void sim_trace(struct sim_world *world, const struct sim_node *node, uint32_t core,
                enum sim_kind kind, uint64_t first, uint64_t second)
 {
+    sim_trace_at(world, node == NULL ? 0 : node->id, core, kind, first, second);
+}
+
+void sim_trace_at(struct sim_world *world, uint32_t node, uint32_t core, enum sim_kind kind,
+                  uint64_t first, uint64_t second)
+{
     struct sim_record record = {.time_ns = world->now_ns,
-                                .node_core = (node == NULL ? 0 : node->id) << 16 | core,
+                                .node_core = node << 16 | core,
                                 .kind = kind,
                                 .argument = {first, second}};
     world->trace_hash = XXH3_64bits_withSeed(&record, sizeof(record), world->trace_hash);
@@ -194,14 +199,15 @@ void sim_trace(struct sim_world *world, const struct sim_node *node, uint32_t co
 
 void sim_trace_print(const struct sim_world *world, uint32_t count)
 {
-    static const char *const kinds[SIM_KIND_COUNT] = {"turn", "wake",  "read",    "write", "sync",
-                                                      "name", "size",  "connect", "send",  "arrive",
-                                                      "end",  "crash", "boot",    "mark"};
+    static const char *const kinds[SIM_KIND_COUNT] = {
+        "turn",    "wake",    "read",    "write", "sync",  "name",   "size",
+        "connect", "send",    "arrive",  "end",   "crash", "boot",   "mark",
+        "message", "deliver", "durable", "apply", "role",  "client", "fault"};
     count = (uint32_t)u64_min(u64_min(count, world->trace_count), SIM_TRACE_RING);
     for (uint64_t at = world->trace_count - count; at < world->trace_count; at++) {
         const struct sim_record *record = &world->trace[at % SIM_TRACE_RING];
         fprintf(stderr, "%14.6f  n%u.c%u  %-8s %" PRIu64 " %" PRIu64 "\n",
-                (double)(record->time_ns - START_NS) / 1e9, record->node_core >> 16,
+                (double)(record->time_ns - SIM_START_NS) / 1e9, record->node_core >> 16,
                 record->node_core & 0xffff, kinds[record->kind], record->argument[0],
                 record->argument[1]);
     }

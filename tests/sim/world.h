@@ -34,6 +34,7 @@ enum sim_stream {
 #define SIM_NODES_MAX  16
 #define SIM_CORES_MAX  8
 #define SIM_TRACE_RING 256
+#define SIM_START_NS   (1000 * NS_PER_S) /* no deadline computed backwards underflows */
 
 struct sim_event {
     uint64_t time_ns, sequence;
@@ -64,7 +65,14 @@ enum sim_kind {
     SIM_KIND_NET_END,
     SIM_KIND_CRASH,
     SIM_KIND_BOOT,
-    SIM_KIND_MARK, /* a checker's or workload's own */
+    SIM_KIND_MARK,      /* a checker's or workload's own */
+    SIM_KIND_RAFT_SEND, /* of the consensus-only simulator, from here */
+    SIM_KIND_RAFT_DELIVER,
+    SIM_KIND_RAFT_DURABLE,
+    SIM_KIND_RAFT_APPLY,
+    SIM_KIND_RAFT_ROLE,
+    SIM_KIND_CLIENT,
+    SIM_KIND_FAULT,
     SIM_KIND_COUNT
 };
 
@@ -158,6 +166,9 @@ must_check bool sim_world_run(struct sim_world *world, const bool *flag, uint64_
 
 void sim_trace(struct sim_world *world, const struct sim_node *node, uint32_t core,
                enum sim_kind kind, uint64_t first, uint64_t second);
+/* The same for a node that is none of the world's own. */
+void sim_trace_at(struct sim_world *world, uint32_t node, uint32_t core, enum sim_kind kind,
+                  uint64_t first, uint64_t second);
 void sim_trace_print(const struct sim_world *world, uint32_t count);
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
@@ -188,6 +199,8 @@ void sim_core_rouse(struct sim_core *core, uint64_t time_ns);
 /* What a failure prints: how to run this again. printf style; kept until set again. */
 void sim_set_replay(const char *format, ...) printf_like(1, 2);
 const char *sim_replay(void);
+/* From now on failures end the process with exit codes of tests/sim/verdict.h. */
+void sim_fail_by_exit(void);
 __attribute__((noreturn)) void sim_fail(const char *format, ...) printf_like(1, 2);
 
 #define sim_check(condition, ...)                                                                  \
@@ -199,5 +212,8 @@ __attribute__((noreturn)) void sim_fail(const char *format, ...) printf_like(1, 
 /* Marks of sometimes(): how many there are, were hit; prints those that were not. */
 uint32_t sim_marks_count(void);
 uint32_t sim_marks_report(bool print_missed);
+/* Adds hits counted elsewhere, in the same order; takes them all. */
+void sim_marks_add(const uint64_t *hits);
+void sim_marks_take(uint64_t *hits);
 
 #endif

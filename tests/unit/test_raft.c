@@ -150,6 +150,56 @@ Test(raft, a_single_voter_reads_locally_once_its_term_is_applied)
     free(lone.memory);
 }
 
+Test(raft, damage_found_in_the_middle_of_a_campaign_ends_it)
+{
+    struct lone lone;
+    struct raft_start start = lone_config();
+    cr_assert(raft_id_set_add(&start.config.voters, 2));
+    lone_start(&lone, &start);
+    raft_campaign(&lone.raft);
+    cr_assert_eq(lone.raft.role, RAFT_ROLE_PRE_CANDIDATE);
+    raft_restrict(&lone.raft, true);
+    struct raft_message grant = {
+        .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 2, .to = 1, .term = 1};
+    cr_assert_eq(raft_step(&lone.raft, &grant), 0);
+    cr_assert_eq(lone.raft.role, RAFT_ROLE_FOLLOWER);
+    raft_restrict(&lone.raft, false);
+    raft_campaign(&lone.raft);
+    cr_assert_eq(raft_step(&lone.raft, &grant), 0);
+    cr_assert_eq(lone.raft.role, RAFT_ROLE_CANDIDATE);
+    free(lone.memory);
+}
+
+/* The configuration of a snapshot rules at once, the changes before it are still in the apply
+ * lane: what it then stored as "the configuration at this index" would be of a later one. */
+Test(raft, a_change_below_a_pending_snapshot_is_not_applied)
+{
+    struct lone lone;
+    struct raft_start start = lone_config();
+    cr_assert(raft_id_set_add(&start.config.voters, 2));
+    lone_start(&lone, &start);
+    struct entry change = {.index = 1, .term = 1, .type = ENTRY_CONFIG_CHANGE};
+    struct raft_message append = {.kind = RAFT_MESSAGE_APPEND,
+                                  .from = 2,
+                                  .to = 1,
+                                  .term = 1,
+                                  .commit = 1,
+                                  .entry_count = 1,
+                                  .entries = &change};
+    cr_assert_eq(raft_step(&lone.raft, &append), 0);
+    cr_assert(lone_ready(&lone));
+    raft_persisted(&lone.raft, &lone.ready.append);
+    cr_assert(lone_ready(&lone));
+    cr_assert_eq(lone.ready.apply_last, 1);
+    struct raft_snapshot snapshot = {.index = 9, .term = 1, .config = start.config};
+    struct raft_message offer = {
+        .kind = RAFT_MESSAGE_SNAPSHOT, .from = 2, .to = 1, .term = 1, .snapshot = &snapshot};
+    cr_assert_eq(raft_step(&lone.raft, &offer), 0);
+    struct raft_config_change leave = {.transition = RAFT_TRANSITION_AUTO};
+    cr_assert_eq(raft_apply_config(&lone.raft, 1, &leave), ERR_COMPACTED);
+    free(lone.memory);
+}
+
 Test(raft, pitfall_20_22_start_refuses_parts_that_do_not_fit)
 {
     static const struct {

@@ -102,6 +102,16 @@ static void append_work_free(struct append_work *work)
     free(work);
 }
 
+static void apply_lane_clear(struct node *node)
+{
+    while (node->apply_first != NULL) {
+        struct apply_work *work = node->apply_first;
+        node->apply_first = work->next;
+        free(work);
+    }
+    node->apply_last = &node->apply_first;
+}
+
 void node_lanes_clear(struct node *node)
 {
     while (node->append_first != NULL) {
@@ -110,12 +120,7 @@ void node_lanes_clear(struct node *node)
         append_work_free(work);
     }
     node->append_last = &node->append_first;
-    while (node->apply_first != NULL) {
-        struct apply_work *work = node->apply_first;
-        node->apply_first = work->next;
-        free(work);
-    }
-    node->apply_last = &node->apply_first;
+    apply_lane_clear(node);
 }
 
 /* What a server's encoder does: looks up the entries that the message names. */
@@ -290,7 +295,8 @@ bool node_append(struct node *node)
     return true;
 }
 
-static void apply_entry(struct node *node, const struct entry *entry)
+/* False: a snapshot on its way to the disk contains this change. */
+static bool apply_entry(struct node *node, const struct entry *entry)
 {
     struct cluster *cluster = node->cluster;
     invariant(entry->index == node->applied_index + 1);
@@ -301,14 +307,18 @@ static void apply_entry(struct node *node, const struct entry *entry)
         cluster->applied_last = u64_max(cluster->applied_last, entry->index);
     }
     invariant(agreed->term == mine.term && agreed->hash == mine.hash); /* state machine safety */
-    node->applied_index = entry->index;
-    if (entry->type != ENTRY_CONFIG_CHANGE)
-        return;
+    if (entry->type != ENTRY_CONFIG_CHANGE) {
+        node->applied_index = entry->index;
+        return true;
+    }
     struct raft_config_change change;
     int error =
         raft_config_change_decode(bytes_make(entry->payload, entry->payload_bytes), &change);
     invariant(error == 0);
     error = raft_apply_config(&node->raft, entry->index, &change);
+    if (error == ERR_COMPACTED)
+        return false;
+    node->applied_index = entry->index;
     if (error == 0)
         node->applied_config = node->raft.config;
     if (cluster->trace != NULL) {
@@ -317,6 +327,7 @@ static void apply_entry(struct node *node, const struct entry *entry)
             fprintf(cluster->trace, "refused %s, still ", err_name(error));
         cluster_print_config(cluster->trace, &node->raft.config);
     }
+    return true;
 }
 
 bool node_apply(struct node *node)
@@ -337,7 +348,11 @@ bool node_apply(struct node *node)
         const struct entry *entry = raft_entry(&node->raft, index);
         const struct entry *stored = &node->disk.entries[index];
         invariant(entry == NULL || entry->term == stored->term);
-        apply_entry(node, stored);
+        if (!apply_entry(node, stored)) {
+            free(work);
+            apply_lane_clear(node);
+            return true;
+        }
     }
     raft_applied(&node->raft, work->last);
     free(work);

@@ -1,0 +1,28 @@
+/*
+ * raftsim.h - what the command line asks of a simulated run, and what a run answers.
+ *
+ * Owner     tests/sim/raftsim.c.
+ */
+#ifndef TESTS_SIM_RAFTSIM_H
+#define TESTS_SIM_RAFTSIM_H
+
+#include <stdio.h>
+
+#include "tests/sim/verdict.h"
+
+struct raftsim_options {
+    uint64_t seed;
+    uint32_t nodes;       /* voters at the start; 0 = drawn */
+    uint64_t until;       /* stop at this event; 0 = at the end */
+    FILE *trace;          /* one line per event, or NULL */
+    uint32_t trace_lines; /* keep the last so many lines for the report instead; 0 = none */
+};
+
+struct raftsim_result {
+    struct verdict verdict;
+    uint64_t hash, events;
+    uint64_t simulated_ns;
+    uint64_t operations, commits, leaderships, crashes;
+};
+
+#endif
