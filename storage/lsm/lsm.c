@@ -190,6 +190,7 @@ static void lsm_rotate(struct lsm *lsm)
     struct lsm_view *view = lsm_view_current(lsm);
     struct memtable *memtables[view->memtable_count + 1];
     invariant(lsm->active == view->memtables[0] && lsm->active->row_count > 0);
+    invariant(!lsm->batch_open); /* a table holds exactly what its applied index says */
     lsm->active->applied_index = lsm->applied_index;
     lsm->active->applied_term = lsm->applied_term;
     lsm->rotated_index = lsm->applied_index;
@@ -205,9 +206,11 @@ void lsm_commit(struct lsm *lsm, uint64_t applied_index, uint64_t term)
     invariant(applied_index >= lsm->applied_index && term >= lsm->applied_term);
     lsm->applied_index = applied_index;
     lsm->applied_term = term;
-    if (atomic_load_explicit(&lsm->active->bytes, memory_order_relaxed) >=
-        lsm->options.memtable_bytes)
-        lsm_rotate(lsm);
+    lsm->batch_open = false;
+    bool full = atomic_load_explicit(&lsm->active->bytes, memory_order_relaxed) >=
+                lsm->options.memtable_bytes;
+    if (full || lsm->rotation_wanted)
+        lsm_flush_begin(lsm);
 }
 
 void lsm_set_durable_index(struct lsm *lsm, uint64_t index)
@@ -221,7 +224,9 @@ void lsm_set_durable_index(struct lsm *lsm, uint64_t index)
 
 void lsm_flush_begin(struct lsm *lsm)
 {
-    if (lsm->active->row_count > 0)
+    /* Asked for while the apply fiber waits inside a batch: at its end. */
+    lsm->rotation_wanted = lsm->batch_open;
+    if (!lsm->batch_open && lsm->active->row_count > 0)
         lsm_rotate(lsm);
 }
 
@@ -272,6 +277,7 @@ void lsm_insert(struct lsm *lsm, struct bytes key, struct lsm_version version, e
                 struct bytes value)
 {
     memtable_insert(lsm->active, key, version, kind, value);
+    lsm->batch_open = true;
 }
 
 void lsm_prefetch(const struct lsm *lsm, const struct bytes *keys, uint32_t count)

@@ -157,7 +157,8 @@ void lsm_commit(struct lsm *lsm, uint64_t applied_index, uint64_t term);
 void lsm_set_durable_index(struct lsm *lsm, uint64_t index);
 
 /* Rotates the active memtable (unless it is empty) so that all of it gets flushed: before log
- * release on a quiet node, a snapshot, a clean stop. Watch lsm_flushed_index(). */
+ * release on a quiet node, a snapshot, a clean stop. While a batch is open, at its lsm_commit().
+ * Watch lsm_flushed_index(). */
 void lsm_flush_begin(struct lsm *lsm);
 
 /* The compaction watermark moved: tables full of superseded rows are worth rewriting. */

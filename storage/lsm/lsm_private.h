@@ -85,6 +85,8 @@ struct lsm {
     struct lsm_view *oldest; /* head of the list that ends at `view` */
     uint64_t view_sequence, memtable_id;
     uint64_t applied_index, applied_term; /* of lsm_commit() */
+    bool batch_open;                      /* rows were inserted since */
+    bool rotation_wanted;                 /* at the next lsm_commit() */
     uint64_t recovered_index, recovered_term;
     uint64_t durable_index, rotated_index, flushed_index;
     struct prng prng;

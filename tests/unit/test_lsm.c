@@ -234,6 +234,37 @@ Test(lsm, the_writer_finds_the_newest_version_in_every_memtable)
     in_fiber(hot_put);
 }
 
+/* A flush that is asked for inside a batch: the table must not hold more than its index says, or
+ * a restart would apply the batch twice. */
+static void flush_inside_a_batch(void)
+{
+    struct lsm_options options = tiny_options(in_root("batch"));
+    options.memtable_bytes = MIB;
+    store_open(&options);
+    lsm_set_durable_index(lsm, 100);
+    put_text("k/a", 1, "one");
+    lsm_commit(lsm, 10, 1);
+    put_text("k/b", 2, "two");
+    lsm_flush_begin(lsm);
+    pause_ms(30);
+    cr_assert_eq(lsm_flushed_index(lsm), 0, "the batch is open");
+    put_text("k/c", 3, "three");
+    lsm_commit(lsm, 11, 1);
+    for (int i = 0; i < 1000 && lsm_flushed_index(lsm) == 0; i++)
+        pause_ms(1);
+    cr_assert_eq(lsm_flushed_index(lsm), 11);
+    put_text("k/d", 4, "four");
+    lsm_commit(lsm, 12, 1);
+    pause_ms(30);
+    cr_assert_eq(lsm_flushed_index(lsm), 11, "asked once");
+    store_close();
+}
+
+Test(lsm, a_flush_waits_for_the_end_of_the_batch)
+{
+    in_fiber(flush_inside_a_batch);
+}
+
 static void not_ahead_of_the_log(void)
 {
     struct lsm_options options = tiny_options(in_root("ahead"));
