@@ -5,6 +5,8 @@
 
 #include "core/core_private.h"
 
+#define PARENT_PATH_BYTES 1024
+
 /* Lives on the fiber's stack, which stays put while the fiber is parked. */
 struct await {
     struct io_op op;
@@ -175,13 +177,33 @@ int32_t await_hard_link(const char *from, const char *to)
     return await_end(&await);
 }
 
+/* The directory that holds the name of `path`, whose slashes at the end do not count. */
+static int32_t sync_parent(const char *path)
+{
+    char parent[PARENT_PATH_BYTES];
+    size_t bytes = strlen(path);
+    while (bytes > 1 && path[bytes - 1] == '/')
+        bytes--;
+    while (bytes > 0 && path[bytes - 1] != '/')
+        bytes--;
+    while (bytes > 1 && path[bytes - 1] == '/')
+        bytes--;
+    if (bytes >= sizeof(parent))
+        return -ENAMETOOLONG;
+    memcpy(parent, bytes == 0 ? "." : path, bytes == 0 ? 1 : bytes);
+    parent[bytes == 0 ? 1 : bytes] = '\0';
+    int32_t result = await_sync_directory(parent);
+    return result == -EACCES ? 0 : result; /* somebody else's directory: they made the name */
+}
+
+/* Also for one that exists: the start that made it may have ended before its name was durable. */
 int32_t await_make_directory(const char *path)
 {
     struct await await;
     await_begin(&await);
     reactor_make_directory(await.reactor, &await.op, path);
     int32_t result = await_end(&await);
-    return result == -EEXIST ? 0 : result;
+    return result < 0 && result != -EEXIST ? result : sync_parent(path);
 }
 
 int32_t await_remove_directory(const char *path)

@@ -79,7 +79,8 @@ must_check int32_t await_truncate(struct io_file file, uint64_t bytes);
 must_check int32_t await_rename(const char *from, const char *to);
 must_check int32_t await_unlink(const char *path);
 must_check int32_t await_hard_link(const char *from, const char *to);
-must_check int32_t await_make_directory(const char *path); /* 0 too when it exists */
+/* 0 too when it exists. Its name survives power loss when this returns. */
+must_check int32_t await_make_directory(const char *path);
 must_check int32_t await_remove_directory(const char *path);
 must_check int32_t await_stat(const char *path, struct io_stat *stat);
 
