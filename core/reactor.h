@@ -157,6 +157,11 @@ must_check int reactor_list(struct reactor *reactor, const char *path,
 /* Immediate: an exclusive advisory lock on an open file, dropped when it closes. ERR_LOCKED. */
 must_check int reactor_lock_file(struct reactor *reactor, struct io_file file);
 
+/* Immediate: keeps the file open, and so its lock, until every operation of this reactor is over,
+ * also when the process is killed. The kernel finishes writes after a killed process is gone; who
+ * takes the lock must not meet them. For one file of a reactor. */
+must_check int reactor_hold_file(struct reactor *reactor, struct io_file file);
+
 /* Immediate: free and total bytes of the file system that holds `path`. */
 must_check int reactor_disk_space(struct reactor *reactor, const char *path, uint64_t *free_bytes,
                                   uint64_t *total_bytes);

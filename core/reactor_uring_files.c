@@ -15,7 +15,7 @@
 
 #define FILE_MODE         0640
 #define DIRECTORY_MODE    0750
-#define LOCK_TRIES_MAX    100u /* a killed process keeps its lock while its requests drain */
+#define LOCK_TRIES_MAX    100u /* reactor_hold_file(): a killed process keeps it for a while */
 #define LOCK_TRY_WAIT_MS  50u
 #define REGISTERED_BUFFER 0 /* index of the arena, the only registered buffer */
 
@@ -277,6 +277,13 @@ int reactor_lock_file(struct reactor *reactor, struct io_file file)
         nanosleep(&pause, NULL);
     }
     return 0;
+}
+
+/* A ring's file table goes when its last request has gone, some time after the descriptors of a
+ * killed process. */
+int reactor_hold_file(struct reactor *reactor, struct io_file file)
+{
+    return io_uring_register_files(&reactor->ring, &file.fd, 1);
 }
 
 int reactor_disk_space(struct reactor *reactor, const char *path, uint64_t *free_bytes,

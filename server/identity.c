@@ -113,6 +113,8 @@ static int lock_take(const char *dir, struct io_file *lock, char *reason, size_t
         return error;
     }
     error = reactor_lock_file(core_reactor(core_current()), *lock);
+    if (error == 0)
+        error = reactor_hold_file(core_reactor(core_current()), *lock);
     if (error < 0) {
         snprintf(reason, reason_bytes, "%s: %s; stop the other raftd or choose another --data-dir",
                  path, err_text(error));

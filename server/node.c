@@ -95,6 +95,15 @@ struct start_call {
     int error;
 };
 
+/* Before the first write of any core: the lock outlives a killed process until its writes end. */
+static void hold_lock(void *argument)
+{
+    struct start_call *call = argument;
+    struct core *core = core_current();
+    if (core_id(core) != call->node->map.raft) /* that one took it */
+        call->error = reactor_hold_file(core_reactor(core), call->node->lock);
+}
+
 static void start_log(void *argument)
 {
     struct start_call *call = argument;
@@ -226,6 +235,11 @@ static int refuse(struct node *node, const char *what, const char *reason, int e
 
 static int start_roles(struct node *node, struct core *core, struct start_call *call)
 {
+    for (uint32_t i = 0; i < node->core_count; i++) {
+        remote_call(i, hold_lock, call);
+        if (call->error < 0)
+            return refuse(node, "LOCK", "", call->error);
+    }
     /* Tables first: what they refuse is refused before recovery mends the log's tail. */
     int error = start_tables(node, core);
     if (error < 0)

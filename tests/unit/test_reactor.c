@@ -13,6 +13,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "core/buffer.h"
@@ -254,6 +255,78 @@ Test(reactor_files, more_ops_than_both_queues_hold)
     cr_assert_eq(stat.bytes, COUNT);
     cr_assert_eq(RUN(reactor, reactor_close, file), 0);
     reactor_destroy(reactor);
+}
+
+enum { HELD_WRITES = 48, HELD_WRITE_BYTES = 1 << 18 };
+
+/* Holds the lock, starts durable writes, and is killed with all of them under way. */
+static void killed_writer(int ready, uint8_t fill)
+{
+    struct reactor_options options = options_default("");
+    options.buffer_bytes = HELD_WRITES * HELD_WRITE_BYTES;
+    struct reactor *reactor = reactor_open_with(&options);
+    struct io_file lock = {RUN(reactor, reactor_open, in_directory("LOCK"),
+                               IO_OPEN_READ | IO_OPEN_WRITE | IO_OPEN_CREATE)};
+    struct io_file data = {
+        RUN(reactor, reactor_open, in_directory("data"), IO_OPEN_WRITE | IO_OPEN_DIRECT)};
+    cr_assert_eq(reactor_lock_file(reactor, lock), 0);
+    cr_assert_eq(reactor_hold_file(reactor, lock), 0);
+    static struct waited_op ops[HELD_WRITES];
+    for (uint32_t i = 0; i < HELD_WRITES; i++) {
+        uint8_t *bytes = buffer_acquire(reactor_buffers(reactor), HELD_WRITE_BYTES);
+        memset(bytes, fill, HELD_WRITE_BYTES);
+        ops[i] = waited_make();
+        reactor_write(reactor, &ops[i].op, data,
+                      (struct io_span){bytes, (uint64_t)i * HELD_WRITE_BYTES, HELD_WRITE_BYTES},
+                      IO_WRITE_DURABLE);
+    }
+    reactor_poll(reactor, false, 0);
+    cr_assert_eq(write(ready, "x", 1), 1);
+    for (;;)
+        pause();
+}
+
+/* What the file holds; 0 for a part that no write of this round reached. */
+static uint64_t count_bytes(int fd, uint8_t fill)
+{
+    static uint8_t bytes[HELD_WRITE_BYTES];
+    uint64_t count = 0;
+    for (uint32_t i = 0; i < HELD_WRITES; i++) {
+        cr_assert_eq(pread(fd, bytes, sizeof(bytes), (off_t)i * HELD_WRITE_BYTES), sizeof(bytes));
+        for (uint32_t at = 0; at < sizeof(bytes); at += 512)
+            count += bytes[at] == fill;
+    }
+    return count;
+}
+
+/* The kernel goes on with writes of a process that is gone: the lock has to outlast them. */
+Test(reactor_files, a_held_lock_outlasts_the_writes_of_a_killed_process)
+{
+    int data = open(in_directory("data"), O_CREAT | O_RDWR, 0600);
+    for (uint8_t round = 1; round <= 12; round++) {
+        int ready[2];
+        cr_assert_eq(ftruncate(data, 0), 0);
+        cr_assert_eq(ftruncate(data, HELD_WRITES * HELD_WRITE_BYTES), 0);
+        cr_assert_eq(pipe(ready), 0);
+        pid_t child = fork();
+        if (child == 0)
+            killed_writer(ready[1], round);
+        char byte;
+        cr_assert_eq(read(ready[0], &byte, 1), 1);
+        kill(child, SIGKILL);
+        cr_assert_eq(waitpid(child, NULL, 0), child);
+        struct reactor *reactor = reactor_open_default("");
+        struct io_file lock = {RUN(reactor, reactor_open, in_directory("LOCK"), IO_OPEN_READ)};
+        cr_assert_eq(reactor_lock_file(reactor, lock), 0);
+        uint64_t seen = count_bytes(data, round);
+        usleep(50000);
+        cr_assert_eq(count_bytes(data, round), seen, "writes of a dead process under our lock");
+        cr_assert_eq(RUN(reactor, reactor_close, lock), 0);
+        reactor_destroy(reactor);
+        close(ready[0]);
+        close(ready[1]);
+    }
+    close(data);
 }
 
 Test(reactor_files, lock_is_exclusive_until_closed)
