@@ -90,7 +90,8 @@ struct sim_disk *sim_disk_clone(const struct sim_disk *disk)
     for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next) {
         inode->clone = inode_create(copy, inode->is_directory);
         inode->clone->id = inode->id;
-        inode_ref(inode->clone); /* until the cut: open files may have no name */
+        inode_ref(inode->clone); /* open files may have no name */
+        inode->clone->is_kept = true;
     }
     copy->next_inode = disk->next_inode;
     for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next) {
@@ -108,7 +109,6 @@ struct sim_disk *sim_disk_clone(const struct sim_disk *disk)
         }
     }
     copy->root = inode_ref(disk->root->clone);
-    copy->is_clone = true;
     return copy;
 }
 
@@ -305,8 +305,8 @@ static void cut_names(const struct cut *cut, struct sim_disk *disk)
     }
 }
 
-/* Ends the references that cut_names() took and, `times` 2, those that keep a clone's inodes. */
-static void release_all(struct sim_disk *disk, uint32_t times)
+/* Ends the references that cut_names() took, and those that keep a clone's inodes. */
+static void release_all(struct sim_disk *disk)
 {
     uint32_t count = 0, at = 0;
     for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next)
@@ -314,9 +314,13 @@ static void release_all(struct sim_disk *disk, uint32_t times)
     struct sim_inode **all = sim_alloc(count * sizeof(all[0]) + 1);
     for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next)
         all[at++] = inode;
-    for (; times > 0; times--)
-        for (uint32_t i = 0; i < count; i++)
+    for (uint32_t i = 0; i < count; i++) {
+        if (all[i]->is_kept)
             inode_unref(disk, all[i]);
+        all[i]->is_kept = false;
+    }
+    for (uint32_t i = 0; i < count; i++)
+        inode_unref(disk, all[i]);
     free(all);
 }
 
@@ -340,8 +344,7 @@ void sim_disk_power_cut(struct sim_disk *disk, enum sim_loss loss, struct prng *
     for (struct sim_inode *inode = disk->inodes; inode != NULL; inode = inode->next)
         if (!inode->is_directory)
             cut_file(&cut, inode);
-    release_all(disk, disk->is_clone ? 2 : 1);
-    disk->is_clone = false;
+    release_all(disk);
 }
 
 /* ---- hash ----------------------------------------------------------------------------------- */

@@ -42,6 +42,7 @@ struct entry_name {
 struct sim_inode {
     uint64_t id;
     bool is_directory;
+    bool is_kept; /* of a clone, until its cut: one reference is the clone's own */
     uint32_t references;
     struct sim_inode *next, *previous; /* of the disk */
     struct sim_inode *clone;           /* in the disk cloned last */
@@ -78,7 +79,6 @@ struct sim_disk {
     uint64_t next_inode;
     uint64_t capacity_bytes, used_bytes;
     uint32_t sector_bytes;
-    bool is_clone; /* until its cut: each inode has one reference more */
     struct sim_inode *inodes;
     struct sim_inode *root;
     struct name_operation *operations;
