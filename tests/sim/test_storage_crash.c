@@ -2,11 +2,11 @@
  * recorded workload: each write, sync and name, when it is issued and when it completes.
  *
  * The workload is a list of requests, made before the run; a request's log entry holds bytes that
- * only it can have. The run appends, applies what is durable, flushes, compacts, purges and recycles
- * segments, like a node that is alone. At each change of the disk the run pauses. A copy of the disk
- * loses power in several ways, and a second world starts on what is left: it must come back with
- * everything that was acknowledged, equal to the model after some prefix of the list, take new
- * requests, and come back once more.
+ * only it can have. The run appends, applies what is durable, flushes, compacts, purges and
+ * recycles segments, like a node that is alone. At each change of the disk the run pauses. A copy
+ * of the disk loses power in several ways, and a second world starts on what is left: it must come
+ * back with everything that was acknowledged, equal to the model after some prefix of the list,
+ * take new requests, and come back once more.
  *
  *   STORAGE_CRASH_SEED    another workload, other losses
  *   STORAGE_CRASH_CUT     only this change of the disk, with its log lines */
