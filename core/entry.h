@@ -27,7 +27,7 @@ struct entry {
     uint32_t payload_bytes;
     uint32_t payload_crc; /* crc32c of payload; checked wherever bytes come back from a medium */
     uint32_t type;        /* enum entry_type */
-    uint32_t reserved;    /* 0 */
+    uint32_t tag;         /* in memory only: the holder's note of who owns the payload */
 };
 
 /* Term, vote and commit: what Raft must remember besides entries. */

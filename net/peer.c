@@ -481,6 +481,20 @@ bool peers_connected(const struct peers *peers, uint64_t id, enum peer_lane lane
     return lane_link(peers, id, lane) != NULL;
 }
 
+bool peers_any_connection(const struct peers *peers, uint64_t id)
+{
+    for (const struct peer_link *link = peers->links; link != NULL; link = link->next)
+        if (link->id == id && link->greeted && !link->closing)
+            return true;
+    return false;
+}
+
+uint64_t peers_connected_since_ns(const struct peers *peers, uint64_t id)
+{
+    const struct peer_link *link = lane_link(peers, id, PEER_LANE_CONTROL);
+    return link == NULL ? 0 : link->opened_ns;
+}
+
 uint64_t peers_heard_ns(const struct peers *peers, uint64_t id)
 {
     const struct peer *peer = peer_find(peers, id);

@@ -95,6 +95,12 @@ void peers_accept(struct peers *peers, int32_t fd);
 
 bool peers_connected(const struct peers *peers, uint64_t id, enum peer_lane lane);
 
+/* Does any connection from or to it stand, of any lane? */
+bool peers_any_connection(const struct peers *peers, uint64_t id);
+
+/* Since when our control connection to it stands; 0: it does not. */
+uint64_t peers_connected_since_ns(const struct peers *peers, uint64_t id);
+
 /* When the last frame or pong on any connection from or to it came in; 0: never. */
 uint64_t peers_heard_ns(const struct peers *peers, uint64_t id);
 uint64_t peers_queued_bytes(const struct peers *peers, uint64_t id, enum peer_lane lane);

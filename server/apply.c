@@ -11,7 +11,7 @@
 #include "server/log_role.h"
 #include "server/message.h"
 #include "server/node_private.h"
-#include "server/proposal.h"
+#include "server/pending.h"
 #include "server/raft_driver.h"
 
 /* How much of the log is read back at a time after a restart. */
@@ -24,8 +24,9 @@
 /* One entry on its way through the loop. */
 struct apply_step {
     const struct entry *entry;
-    struct proposal *proposal; /* NULL: no local client waits for it */
-    int error;                 /* of decoding */
+    int error;            /* of decoding */
+    bool changes_members; /* a configuration change; `request` is its context, if it has one */
+    bool has_request;
     struct request request;
     struct mvcc_put_request put; /* of a REQUEST_PUT */
 };
@@ -61,27 +62,6 @@ void apply_extend(struct apply *apply, uint64_t index)
     invariant(index >= apply->target_index);
     apply->target_index = index;
     fiber_event_signal(&apply->work);
-}
-
-void apply_send_home(struct apply *apply, struct proposal *proposal)
-{
-    invariant(proposal->finished && proposal->released);
-    struct mesh_message message = {.kind = MESSAGE_PROPOSED, .word = {(uintptr_t)proposal}};
-    core_post(apply->core, proposal->home_core, &message);
-}
-
-static struct proposal *proposal_of(const struct entry *entry)
-{
-    return container_of(entry->payload, struct proposal, payload);
-}
-
-void apply_payload_released(struct apply *apply, const struct entry *entry)
-{
-    struct proposal *proposal = proposal_of(entry);
-    invariant(!proposal->released);
-    proposal->released = true;
-    if (proposal->finished)
-        apply_send_home(apply, proposal);
 }
 
 /* ---- executing ------------------------------------------------------------------------------ */
@@ -165,16 +145,47 @@ static int execute_request(struct apply *apply, const struct apply_step *step, s
         return execute_compact(apply, body, &result->revision);
     case REQUEST_ALARM:
         return execute_alarm(apply, body, arena, &result->alarms);
+    case REQUEST_MEMBER_UPDATE:
+    case REQUEST_MEMBER_PUBLISH:
+        return membership_apply(&apply->node->membership, apply->mvcc, &step->request);
+    case REQUEST_MEMBER_ADD:
+    case REQUEST_MEMBER_REMOVE:
+    case REQUEST_MEMBER_PROMOTE:
+        break; /* only as configuration changes */
     }
     return ERR_MALFORMED;
+}
+
+static int execute_config(struct apply *apply, const struct apply_step *step)
+{
+    struct node *node = apply->node;
+    int error =
+        membership_apply_config(&node->membership, apply->mvcc, &apply->raft->raft, step->entry);
+    if (error == 0 && step->has_request && step->request.kind == REQUEST_MEMBER_REMOVE) {
+        struct member removed;
+        error = member_decode(step->request.body, &removed);
+        if (error == 0)
+            error = once_forget(&node->once, apply->mvcc, removed.id);
+    }
+    return error;
 }
 
 static void step_execute(struct apply *apply, const struct apply_step *step)
 {
     union proposal_result unwanted;
-    struct proposal *proposal = step->proposal;
+    struct node *node = apply->node;
+    struct proposal *proposal = NULL;
+    if (step->has_request) {
+        if (!once_admit(&node->once, &step->request))
+            return; /* sent twice, executed once */
+        if (step->request.origin == node->identity.member_id)
+            proposal =
+                pending_match(&apply->raft->pending, step->request.stream, step->request.sequence);
+    }
     int error = step->error;
-    if (error == 0)
+    if (error == 0 && step->changes_members)
+        error = execute_config(apply, step);
+    else if (error == 0)
         error = execute_request(apply, step, proposal != NULL ? &proposal->arena : &apply->scratch,
                                 proposal != NULL ? &proposal->result : &unwanted);
     if (storage_failed(error))
@@ -190,7 +201,17 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
 static void step_decode(struct apply_step *step)
 {
     const struct entry *entry = step->entry;
-    step->error = request_decode(&step->request, bytes_make(entry->payload, entry->payload_bytes));
+    struct bytes payload = bytes_make(entry->payload, entry->payload_bytes);
+    step->changes_members = entry->type == ENTRY_CONFIG_CHANGE;
+    if (step->changes_members) { /* whatever does not decode is refused when it is executed */
+        struct raft_config_change change;
+        step->has_request =
+            payload.size > 0 && membership_decode_change(entry, &change, &step->request) == 0;
+        step->error = 0;
+        return;
+    }
+    step->error = request_decode(&step->request, payload);
+    step->has_request = step->error == 0;
     if (step->error == 0 && step->request.kind == REQUEST_PUT)
         step->error = kv_decode_put(step->request.body, &step->put);
 }
@@ -202,7 +223,7 @@ static void steps_run(struct apply *apply, uint32_t count)
     for (uint32_t i = 0; i < count; i++) {
         struct apply_step *step = &apply->steps[i];
         step_decode(step);
-        if (step->error == 0 && step->request.kind == REQUEST_PUT)
+        if (step->error == 0 && !step->changes_members && step->request.kind == REQUEST_PUT)
             keys[puts++] = step->put.key;
     }
     if (puts >= APPLY_WARM_MIN)
@@ -232,10 +253,9 @@ static void copy_load(struct apply *apply, uint64_t index)
 }
 
 /* The entry at `index` from consensus' window, else from what was read back; NULL: copy_load(). */
-static const struct entry *entry_find(struct apply *apply, uint64_t index, bool *local)
+static const struct entry *entry_find(struct apply *apply, uint64_t index)
 {
     const struct entry *entry = raft_entry(&apply->raft->raft, index);
-    *local = entry != NULL && entry->payload_bytes > 0;
     return entry != NULL ? entry : copy_at(apply, index);
 }
 
@@ -244,18 +264,16 @@ static const struct entry *entry_find(struct apply *apply, uint64_t index, bool 
 static uint32_t steps_gather(struct apply *apply, uint64_t *index, uint64_t last, uint64_t *term)
 {
     uint32_t count = 0;
-    bool local;
-    if (entry_find(apply, *index, &local) == NULL)
+    if (entry_find(apply, *index) == NULL)
         copy_load(apply, *index);
     for (; *index <= last && count < APPLY_STEPS_MAX; ++*index) {
-        const struct entry *entry = entry_find(apply, *index, &local);
+        const struct entry *entry = entry_find(apply, *index);
         if (entry == NULL)
             break;
         *term = entry->term;
-        if (entry->type != ENTRY_NORMAL || entry->payload_bytes == 0)
+        if (entry->type == ENTRY_NORMAL && entry->payload_bytes == 0)
             continue;
-        apply->steps[count++] =
-            (struct apply_step){.entry = entry, .proposal = local ? proposal_of(entry) : NULL};
+        apply->steps[count++].entry = entry;
     }
     return count;
 }
@@ -268,7 +286,13 @@ static void batch_execute(struct apply *apply, uint64_t last)
         uint32_t count = steps_gather(apply, &index, last, &term);
         steps_run(apply, count);
     }
-    int error = mvcc_commit(apply->mvcc, last, term);
+    struct node *node = apply->node;
+    int error =
+        node->membership.stored ? 0 : membership_store_first(&node->membership, apply->mvcc);
+    if (error == 0)
+        error = once_store(&node->once, apply->mvcc);
+    if (error == 0)
+        error = mvcc_commit(apply->mvcc, last, term);
     invariant(error == 0);
 }
 
@@ -278,7 +302,7 @@ static void batch_finish(struct apply *apply, uint64_t last)
     uint64_t count = last - apply->applied_index;
     apply->applied_index = last;
     for (uint32_t i = 0; i < apply->done_count; i++)
-        apply->done[i]->finished = true;
+        pending_finish(&apply->raft->pending, apply->done[i], apply->done[i]->error);
     raft_driver_applied(apply->raft, last); /* releases payloads: proposals go home */
     struct node_shared *shared = &apply->node->shared;
     atomic_store_explicit(&shared->proposals_applied, last, memory_order_relaxed);

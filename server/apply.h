@@ -21,7 +21,6 @@
 
 struct apply;
 struct node;
-struct proposal;
 struct raft_driver;
 
 must_check int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
@@ -32,11 +31,5 @@ void apply_stop(struct apply *apply); /* fiber; returns when the loop has ended 
 void apply_extend(struct apply *apply, uint64_t index);
 
 uint64_t apply_index(const struct apply *apply); /* executed and visible to readers */
-
-/* Consensus gave back an entry's payload; it belongs to a proposal of this node. */
-void apply_payload_released(struct apply *apply, const struct entry *entry);
-
-/* The proposal goes back to the core that made it. Finished and released. */
-void apply_send_home(struct apply *apply, struct proposal *proposal);
 
 #endif

@@ -58,7 +58,8 @@ static const struct flag flags[] = {
     USED("listen-metrics-urls", FLAG_URLS, listen_metrics, "",
          "more addresses that answer /metrics and health checks"),
     TEXT("initial-cluster", initial_cluster, "", "name=peer-url of each first member"),
-    TEXT("initial-cluster-state", initial_cluster_state, "new", "new"),
+    TEXT("initial-cluster-state", initial_cluster_state, "new",
+         "new, or existing: join a cluster that has added this member"),
     TEXT("initial-cluster-token", initial_cluster_token, "etcd-cluster",
          "text mixed into the cluster's identity"),
     USED("heartbeat-interval", FLAG_U64, heartbeat_interval_ms, "100", "ms"),
@@ -563,19 +564,6 @@ static void load_defaults(struct config *config)
         }
 }
 
-/* `name=url,name=url`: whether any member but `name` is in it. */
-static bool cluster_has_others(const char *cluster, const char *name)
-{
-    size_t name_bytes = strlen(name);
-    while (*cluster != '\0') {
-        if (strncmp(cluster, name, name_bytes) != 0 || cluster[name_bytes] != '=')
-            return true;
-        const char *comma = strchrnul(cluster, ',');
-        cluster = *comma == ',' ? comma + 1 : comma;
-    }
-    return false;
-}
-
 static int config_check(struct config *config, char *reason, size_t reason_bytes)
 {
     static const char *const levels[] = {"debug", "info", "warn", "error"};
@@ -603,10 +591,11 @@ static int config_check(struct config *config, char *reason, size_t reason_bytes
         wrong = "--max-request-bytes must be between 1 and 7MiB";
     else if (config->memory_limit != 0 && config->memory_limit < 64 * MIB)
         wrong = "--memory-limit must be at least 64MiB";
-    else if (strcmp(config->initial_cluster_state, "new") != 0)
-        wrong = "--initial-cluster-state: this version runs clusters of one member, state 'new'";
-    else if (cluster_has_others(config->initial_cluster, config->name))
-        wrong = "--initial-cluster: this version runs clusters of one member, named by --name";
+    else if (strcmp(config->initial_cluster_state, "new") != 0 &&
+             strcmp(config->initial_cluster_state, "existing") != 0)
+        wrong = "--initial-cluster-state must be new or existing";
+    else if (config->advertise_peer.count == 0)
+        wrong = "--initial-advertise-peer-urls must name at least one address";
     if (wrong == NULL)
         return 0;
     snprintf(reason, reason_bytes, "%s", wrong);

@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "core/crc32c.h"
 #include "core/invariant.h"
 #include "core/logger.h"
 #include "server/http_service.h"
@@ -29,13 +28,21 @@ const struct kv_header *frontend_header(struct frontend *frontend)
     return &frontend->header;
 }
 
-int frontend_admit(struct rpc_call *call)
+int frontend_admit_local(struct rpc_call *call)
 {
     struct frontend *frontend = call_frontend(call);
     if (call->requires_leader &&
         atomic_load_explicit(&frontend->node->shared.leader, memory_order_relaxed) == 0)
         return ERR_NO_LEADER;
     return frontend->stopping ? ERR_STOPPED : 0;
+}
+
+int frontend_admit(struct rpc_call *call)
+{
+    const struct node *node = call_frontend(call)->node;
+    if (unlikely(atomic_load_explicit(&node->shared.is_learner, memory_order_relaxed)))
+        return ERR_LEARNER;
+    return frontend_admit_local(call);
 }
 
 static void quiet_check(struct frontend *frontend)
@@ -155,13 +162,10 @@ static int propose(struct frontend *frontend, struct rpc_call *call, enum reques
         return ERR_TOO_MANY_REQUESTS;
     struct request request = {.kind = kind,
                               .origin = node->identity.member_id,
+                              .stream = (uint16_t)core_id(frontend->core),
                               .sequence = ++frontend->sequence,
                               .body = body};
-    request_encode_header(proposal->payload, &request);
-    if (body.size > 0)
-        memcpy(proposal->payload + REQUEST_HEADER_BYTES, body.data, body.size);
-    proposal->payload_crc = crc32c(0, proposal->payload, proposal->payload_bytes);
-    proposal->kind = kind;
+    proposal_fill(proposal, &request);
     proposal->call = call;
     proposal->deadline_ns = core_now_ns(frontend->core) + request_timeout_ns(node);
     in_flight_add(frontend, proposal);
@@ -369,6 +373,7 @@ int frontend_start(struct node *node, struct core *core)
     frontend->core = core;
     frontend->header.cluster_id = node->identity.cluster_id;
     frontend->header.member_id = node->identity.member_id;
+    frontend->sequence = node->identity.incarnation << REQUEST_SEQUENCE_START_BITS;
     queue_init(&frontend->gathered, QUEUE_UNBOUNDED); /* bounded by the server's calls */
     queue_init(&frontend->outstanding, QUEUE_UNBOUNDED);
     struct rpc_server_options options = {

@@ -92,7 +92,9 @@ const struct kv_header *frontend_header(struct frontend *frontend);
 /* Answers a finished proposal's call; in kv_service.c, by kind. */
 void frontend_answer(struct rpc_call *call, struct proposal *proposal);
 
-/* ERR_NO_LEADER when the client asked for a leader and there is none, and the like. */
+/* ERR_NO_LEADER when the client asked for a leader and there is none, and the like. A learner takes
+ * only what it can answer by itself: frontend_admit_local(). */
 must_check int frontend_admit(struct rpc_call *call);
+must_check int frontend_admit_local(struct rpc_call *call);
 
 #endif

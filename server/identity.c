@@ -3,94 +3,87 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <xxhash.h>
 
 #include "core/core.h"
 #include "core/crc32c.h"
 #include "core/invariant.h"
 
-/* One 4 KiB block: magic, format, crc32c of bytes 16.., reserved, cluster id, member id, zeros. */
-#define IDENTITY_MAGIC      UINT64_C(0x4449544641523130) /* "01RAFTID" */
-#define IDENTITY_BYTES      IO_ALIGN_BYTES
-#define IDENTITY_FORMAT_AT  8
-#define IDENTITY_CRC_AT     12
-#define IDENTITY_CLUSTER_AT 16
-#define IDENTITY_MEMBER_AT  24
+/* docs/formats/identity.md: both files begin alike. */
+#define MAGIC_IDENTITY UINT64_C(0x4449544641523130) /* "01RAFTID" */
+#define MAGIC_STARTS   UINT64_C(0x5453544641523130) /* "01RAFTST" */
+#define AT_FORMAT      8
+#define AT_CRC         12
+#define AT_BODY        16 /* the checksum covers everything from here on */
+#define AT_CLUSTER     16
+#define AT_MEMBER      24
+#define AT_FIRST_BYTES 32
+#define AT_FIRST       36
+#define AT_COUNT       16
+#define STARTS_BYTES   IO_ALIGN_BYTES
+#define BLOCK_BYTES                                                                                \
+    ((uint32_t)((AT_FIRST + MEMBERS_BYTES_MAX + IO_ALIGN_BYTES - 1) / IO_ALIGN_BYTES) *            \
+     IO_ALIGN_BYTES)
 
-void identity_derive(const struct config *config, struct identity *identity)
+static void block_seal(uint8_t *block, uint32_t bytes, uint64_t magic)
 {
-    XXH64_hash_t hash =
-        XXH64(config->initial_cluster_token, strlen(config->initial_cluster_token), 0);
-    for (uint32_t i = 0; i < config->advertise_peer.count; i++)
-        hash = XXH64(config->advertise_peer.url[i].text, strlen(config->advertise_peer.url[i].text),
-                     hash);
-    /* Tools print ids in hex and some read them as signed: keep the top bit clear, and never zero.
-     */
-    identity->member_id = (hash >> 1) | 1;
-    identity->cluster_id = (XXH64(&identity->member_id, sizeof(identity->member_id), 1) >> 1) | 1;
-    identity->fresh = false;
+    le64_store(block, magic);
+    le32_store(block + AT_FORMAT, IDENTITY_FORMAT);
+    le32_store(block + AT_CRC, crc32c(0, block + AT_BODY, bytes - AT_BODY));
 }
 
-static void identity_encode(const struct identity *identity, uint8_t *block)
+static int block_check(const uint8_t *block, uint32_t bytes, uint64_t magic, const char *path,
+                       char *reason, size_t reason_bytes)
 {
-    memset(block, 0, IDENTITY_BYTES);
-    le64_store(block, IDENTITY_MAGIC);
-    le32_store(block + IDENTITY_FORMAT_AT, IDENTITY_FORMAT);
-    le64_store(block + IDENTITY_CLUSTER_AT, identity->cluster_id);
-    le64_store(block + IDENTITY_MEMBER_AT, identity->member_id);
-    le32_store(block + IDENTITY_CRC_AT,
-               crc32c(0, block + IDENTITY_CLUSTER_AT, IDENTITY_BYTES - IDENTITY_CLUSTER_AT));
-}
-
-static int identity_decode(struct identity *identity, const uint8_t *block, uint32_t bytes,
-                           const char *path, char *reason, size_t reason_bytes)
-{
-    if (bytes < IDENTITY_BYTES || le64_load(block) != IDENTITY_MAGIC) {
-        snprintf(reason, reason_bytes,
-                 "%s at offset 0: not an identity file (%u bytes); restore the file, or choose "
-                 "another --data-dir",
-                 path, bytes);
+    if (bytes < IO_ALIGN_BYTES || le64_load(block) != magic) {
+        snprintf(reason, reason_bytes, "%s: not a file of this program (%u bytes)", path, bytes);
         return ERR_CORRUPT;
     }
-    uint32_t format = le32_load(block + IDENTITY_FORMAT_AT);
+    uint32_t format = le32_load(block + AT_FORMAT);
     if (format != IDENTITY_FORMAT) {
         snprintf(reason, reason_bytes,
                  "%s: data format %u, this program reads format %d; use a matching version", path,
                  format, IDENTITY_FORMAT);
         return ERR_VERSION;
     }
-    uint32_t stored = le32_load(block + IDENTITY_CRC_AT);
-    uint32_t computed =
-        crc32c(0, block + IDENTITY_CLUSTER_AT, IDENTITY_BYTES - IDENTITY_CLUSTER_AT);
+    uint32_t stored = le32_load(block + AT_CRC);
+    uint32_t computed = crc32c(0, block + AT_BODY, bytes - AT_BODY);
     if (stored != computed) {
-        snprintf(reason, reason_bytes,
-                 "%s at offset %d: checksum %08x, expected %08x; restore the file, or choose "
-                 "another --data-dir",
-                 path, IDENTITY_CRC_AT, computed, stored);
+        snprintf(reason, reason_bytes, "%s: offset %d: checksum %08x, expected %08x", path, AT_CRC,
+                 computed, stored);
         return ERR_CORRUPT;
     }
-    identity->cluster_id = le64_load(block + IDENTITY_CLUSTER_AT);
-    identity->member_id = le64_load(block + IDENTITY_MEMBER_AT);
     return 0;
 }
 
-static void count_name(void *context, const char *name)
+static int identity_decode(struct identity *identity, const uint8_t *block, uint32_t bytes,
+                           const char *path, char *reason, size_t reason_bytes)
 {
-    if (strcmp(name, "LOCK") != 0 && strcmp(name, "IDENTITY.tmp") != 0)
-        ++*(uint32_t *)context;
+    int error = block_check(block, bytes, MAGIC_IDENTITY, path, reason, reason_bytes);
+    if (error < 0)
+        return error;
+    identity->cluster_id = le64_load(block + AT_CLUSTER);
+    identity->member_id = le64_load(block + AT_MEMBER);
+    uint32_t first_bytes = le32_load(block + AT_FIRST_BYTES);
+    error = first_bytes > bytes - AT_FIRST
+                ? ERR_MALFORMED
+                : members_decode(bytes_make(block + AT_FIRST, first_bytes), identity->first);
+    if (error < 0)
+        snprintf(reason, reason_bytes, "%s: offset %d: the first members do not decode: %s", path,
+                 AT_FIRST, err_text(error));
+    return error < 0 ? ERR_CORRUPT : 0;
 }
 
-static int identity_create(const char *dir, const char *path, const struct identity *identity,
-                           uint8_t *block)
+/* Writes `bytes` of `block` to dir/name: all of it or the old file, also after a power loss. */
+static int block_store(const char *dir, const char *name, const uint8_t *block, uint32_t bytes)
 {
-    char temporary[CONFIG_TEXT_BYTES + 32];
+    char temporary[CONFIG_TEXT_BYTES + 32], path[CONFIG_TEXT_BYTES + 32];
     struct io_file file;
-    snprintf(temporary, sizeof(temporary), "%s/IDENTITY.tmp", dir);
-    identity_encode(identity, block);
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    snprintf(temporary, sizeof(temporary), "%s/%s.tmp", dir, name);
     int error = await_open(temporary, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE, &file);
     if (error < 0)
         return error;
-    error = await_write(file, (struct io_span){.base = block, .bytes = IDENTITY_BYTES},
+    error = await_write(file, (struct io_span){.base = (void *)block, .bytes = bytes},
                         IO_WRITE_DURABLE);
     if (error >= 0)
         error = await_sync(file);
@@ -100,6 +93,26 @@ static int identity_create(const char *dir, const char *path, const struct ident
     if (error >= 0)
         error = await_sync_directory(dir);
     return error < 0 ? error : 0;
+}
+
+/* Bytes read, or -errno. */
+static int block_load(const char *dir, const char *name, uint8_t *block, uint32_t bytes_max)
+{
+    char path[CONFIG_TEXT_BYTES + 32];
+    struct io_file file;
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    int error = await_open(path, IO_OPEN_READ, &file);
+    if (error < 0)
+        return error;
+    int32_t bytes = await_read(file, (struct io_span){.base = block, .bytes = bytes_max});
+    await_close(&file);
+    return bytes;
+}
+
+static void count_name(void *context, const char *name)
+{
+    if (strcmp(name, "LOCK") != 0 && strcmp(name, "IDENTITY.tmp") != 0)
+        ++*(uint32_t *)context;
 }
 
 /* The lock first: a process that was just killed may hold it while its last requests drain. */
@@ -123,24 +136,20 @@ static int lock_take(const char *dir, struct io_file *lock, char *reason, size_t
     return error;
 }
 
-static int identity_read_or_create(const struct config *config, struct identity *identity,
-                                   uint8_t *block, char *reason, size_t reason_bytes)
+/* 1: read; 0: there is none and the directory is empty. */
+static int identity_read(const struct config *config, struct identity *identity, uint8_t *block,
+                         char *reason, size_t reason_bytes)
 {
     const char *dir = config->data_dir;
     char path[CONFIG_TEXT_BYTES + 32];
-    struct io_file file;
     snprintf(path, sizeof(path), "%s/IDENTITY", dir);
-    int error = await_open(path, IO_OPEN_READ, &file);
-    if (error >= 0) {
-        int32_t bytes = await_read(file, (struct io_span){.base = block, .bytes = IDENTITY_BYTES});
-        await_close(&file);
-        if (bytes < 0) {
-            snprintf(reason, reason_bytes, "%s: %s", path, err_text(bytes));
-            return bytes;
-        }
-        return identity_decode(identity, block, (uint32_t)bytes, path, reason, reason_bytes);
+    int bytes = block_load(dir, "IDENTITY", block, BLOCK_BYTES);
+    if (bytes >= 0) {
+        int error = identity_decode(identity, block, (uint32_t)bytes, path, reason, reason_bytes);
+        return error < 0 ? error : 1;
     }
     uint32_t names = 0;
+    int error = bytes;
     if (error == -ENOENT)
         error = reactor_list(core_reactor(core_current()), dir, count_name, &names);
     if (error < 0) {
@@ -154,12 +163,7 @@ static int identity_read_or_create(const struct config *config, struct identity 
                  dir, names);
         return ERR_CORRUPT;
     }
-    identity_derive(config, identity);
-    identity->fresh = true;
-    error = identity_create(dir, path, identity, block);
-    if (error < 0)
-        snprintf(reason, reason_bytes, "%s: %s", path, err_text(error));
-    return error;
+    return 0;
 }
 
 int identity_open(const struct config *config, struct identity *identity, struct io_file *lock,
@@ -175,11 +179,63 @@ int identity_open(const struct config *config, struct identity *identity, struct
     error = lock_take(config->data_dir, lock, reason, reason_bytes);
     if (error < 0)
         return error;
-    uint8_t *block = malloc(IDENTITY_BYTES);
-    invariant(block != NULL);
-    error = identity_read_or_create(config, identity, block, reason, reason_bytes);
+    uint8_t *block = malloc(BLOCK_BYTES);
+    identity->first = calloc(1, sizeof(*identity->first));
+    invariant(block != NULL && identity->first != NULL);
+    error = identity_read(config, identity, block, reason, reason_bytes);
     free(block);
     if (error < 0)
         await_close(lock);
     return error;
+}
+
+int identity_create(const struct config *config, struct identity *identity, char *reason,
+                    size_t reason_bytes)
+{
+    uint8_t *block = calloc(1, BLOCK_BYTES);
+    invariant(block != NULL && identity->cluster_id != 0 && identity->member_id != 0);
+    identity->fresh = true;
+    le64_store(block + AT_CLUSTER, identity->cluster_id);
+    le64_store(block + AT_MEMBER, identity->member_id);
+    size_t first_bytes = members_encode(identity->first, block + AT_FIRST);
+    le32_store(block + AT_FIRST_BYTES, (uint32_t)first_bytes);
+    uint32_t bytes = (uint32_t)u64_round_up(AT_FIRST + first_bytes, IO_ALIGN_BYTES);
+    block_seal(block, bytes, MAGIC_IDENTITY);
+    int error = block_store(config->data_dir, "IDENTITY", block, bytes);
+    if (error < 0)
+        snprintf(reason, reason_bytes, "%s/IDENTITY: %s", config->data_dir, err_text(error));
+    free(block);
+    return error;
+}
+
+int identity_count_start(const struct config *config, struct identity *identity, char *reason,
+                         size_t reason_bytes)
+{
+    char path[CONFIG_TEXT_BYTES + 32];
+    uint8_t *block = calloc(1, STARTS_BYTES);
+    invariant(block != NULL);
+    snprintf(path, sizeof(path), "%s/STARTS", config->data_dir);
+    int error = 0;
+    int bytes = block_load(config->data_dir, "STARTS", block, STARTS_BYTES);
+    if (bytes >= 0)
+        error = block_check(block, (uint32_t)bytes, MAGIC_STARTS, path, reason, reason_bytes);
+    else if (bytes != -ENOENT)
+        snprintf(reason, reason_bytes, "%s: %s", path, err_text(error = bytes));
+    if (error == 0) {
+        identity->incarnation = (bytes < 0 ? 0 : le64_load(block + AT_COUNT)) + 1;
+        memset(block, 0, STARTS_BYTES);
+        le64_store(block + AT_COUNT, identity->incarnation);
+        block_seal(block, STARTS_BYTES, MAGIC_STARTS);
+        error = block_store(config->data_dir, "STARTS", block, STARTS_BYTES);
+        if (error < 0)
+            snprintf(reason, reason_bytes, "%s: %s", path, err_text(error));
+    }
+    free(block);
+    return error;
+}
+
+void identity_deinit(struct identity *identity)
+{
+    free(identity->first);
+    identity->first = NULL;
 }

@@ -1,11 +1,13 @@
 /*
- * identity.h - who a data directory belongs to: the files LOCK and IDENTITY.
+ * identity.h - who a data directory belongs to: the files LOCK, IDENTITY and STARTS.
  *
- * Story     IDENTITY is written once, when a node first starts, and names cluster, member and
- *           on-disk format. A directory with data but without it, or of another format or member,
- *           is refused.
+ * Story     IDENTITY is written once, when a node first starts, and names cluster, member, on-disk
+ *           format and the cluster's first members: Raft's configuration before the first log
+ *           entry. STARTS counts the starts of this member's process; the count goes with every
+ *           message, so that nobody takes an answer to an earlier process for one to this. A
+ *           directory with data but without IDENTITY, or of another format or member, is refused.
  * Owner     The raft core's start-up fiber.
- * Durable   identity_open() returns after file and directory are synced.
+ * Durable   The calls return after file and directory are synced.
  * Errors    ERR_LOCKED, ERR_VERSION, ERR_CORRUPT, ERR_CONFIG or -errno; `reason` says which file
  *           and why.
  * Source    docs/formats/identity.md.
@@ -15,21 +17,31 @@
 
 #include "core/fiber.h"
 #include "server/config.h"
+#include "server/members.h"
 
-#define IDENTITY_FORMAT 1
+#define IDENTITY_FORMAT 2
 
 struct identity {
     uint64_t cluster_id;
     uint64_t member_id;
-    bool fresh; /* this start created it */
+    uint64_t incarnation;     /* this start's number, from 1 */
+    bool fresh;               /* this start created it */
+    struct member_set *first; /* owned; the members that the cluster began with */
 };
 
-/* Fiber. Creates the directory, takes its lock (held by *lock until closed), and reads or creates
- * IDENTITY from the configuration's peer addresses and cluster token. */
+/* Fiber. Creates the directory, takes its lock (held by *lock until closed), and reads IDENTITY.
+ * Returns 1 when it is there; 0 when the directory is new, and identity_create() must follow. */
 must_check int identity_open(const struct config *config, struct identity *identity,
                              struct io_file *lock, char *reason, size_t reason_bytes);
 
-/* Stable ids, as etcd derives them: from peer addresses and token. */
-void identity_derive(const struct config *config, struct identity *identity);
+/* Fiber. Stores cluster, member and first members. */
+must_check int identity_create(const struct config *config, struct identity *identity, char *reason,
+                               size_t reason_bytes);
+
+/* Fiber. Counts this start: sets identity->incarnation. */
+must_check int identity_count_start(const struct config *config, struct identity *identity,
+                                    char *reason, size_t reason_bytes);
+
+void identity_deinit(struct identity *identity);
 
 #endif

@@ -199,7 +199,7 @@ void kv_service_range(struct rpc_call *call)
     if (error == 0)
         error = mvcc_check_range(&request);
     if (error == 0)
-        error = frontend_admit(call);
+        error = request.serializable ? frontend_admit_local(call) : frontend_admit(call);
     if (error < 0) {
         rpc_fail(call, error);
         return;
@@ -449,6 +449,12 @@ void frontend_answer(struct rpc_call *call, struct proposal *proposal)
     case REQUEST_ALARM:
         maintenance_service_answer_alarm(call, proposal->result.alarms);
         break;
+    case REQUEST_MEMBER_ADD:
+    case REQUEST_MEMBER_REMOVE:
+    case REQUEST_MEMBER_PROMOTE:
+    case REQUEST_MEMBER_UPDATE:
+    case REQUEST_MEMBER_PUBLISH:
+        invariant(!"the raft core's own requests do not come home to a connection core");
     }
     proposal_destroy(proposal);
 }

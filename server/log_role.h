@@ -22,7 +22,7 @@ struct log_batch {
     uint64_t issued_ns;
     uint32_t entry_count, entry_count_max;
     struct entry *entries;
-    struct log_batch *next_free;
+    struct log_batch *next; /* free, or issued after this one */
 };
 
 /* Fiber of the log core. Opens or creates the log of the node. */

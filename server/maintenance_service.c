@@ -1,5 +1,5 @@
 /*
- * maintenance_service.c - etcd's Maintenance service, the member list and gRPC health of one node.
+ * maintenance_service.c - etcd's Maintenance service and gRPC health of one node.
  * Rare calls: they use the generated protobuf code and fibers.
  */
 #include <stdio.h>
@@ -11,37 +11,14 @@
 #include "proto/rpc.pb-c.h"
 #include "server/frontend.h"
 #include "server/node_private.h"
+#include "server/service_reply.h"
 #include "server/service_table.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
 
-static Etcdserverpb__ResponseHeader header_make(struct frontend *frontend, int64_t revision)
-{
-    Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
-    const struct kv_header *now = frontend_header(frontend);
-    header.cluster_id = now->cluster_id;
-    header.member_id = now->member_id;
-    header.raft_term = now->term;
-    header.revision = revision;
-    return header;
-}
-
 static int64_t revision_now(const struct frontend *frontend)
 {
     return mvcc_shared_state(frontend->node->mvcc_shared).revision;
-}
-
-/* All these messages are small: they fit the direct reply. */
-static void reply_packed(struct rpc_call *call, const ProtobufCMessage *message)
-{
-    size_t bytes = protobuf_c_message_get_packed_size(message);
-    if (bytes > RPC_REPLY_DIRECT_BYTES) {
-        rpc_fail(call, ERR_LIMIT);
-        return;
-    }
-    uint8_t *to = rpc_reply_begin(call, bytes);
-    protobuf_c_message_pack(message, to);
-    rpc_reply_end(call, bytes);
 }
 
 /* ---- Alarm ---------------------------------------------------------------------------------- */
@@ -61,7 +38,7 @@ void maintenance_service_alarm(struct rpc_call *call)
 void maintenance_service_answer_alarm(struct rpc_call *call, const struct alarm_set *alarms)
 {
     struct frontend *frontend = call_frontend(call);
-    Etcdserverpb__ResponseHeader header = header_make(frontend, revision_now(frontend));
+    Etcdserverpb__ResponseHeader header = service_header(frontend, revision_now(frontend));
     Etcdserverpb__AlarmResponse response = ETCDSERVERPB__ALARM_RESPONSE__INIT;
     Etcdserverpb__AlarmMember members[ALARMS_MAX];
     Etcdserverpb__AlarmMember *pointers[ALARMS_MAX];
@@ -74,7 +51,7 @@ void maintenance_service_answer_alarm(struct rpc_call *call, const struct alarm_
     response.header = &header;
     response.n_alarms = alarms->count;
     response.alarms = pointers;
-    reply_packed(call, &response.base);
+    service_reply_packed(call, &response.base);
 }
 
 /* ---- Status --------------------------------------------------------------------------------- */
@@ -85,7 +62,7 @@ void maintenance_service_status(struct rpc_call *call)
     struct node *node = frontend->node;
     struct node_shared *shared = &node->shared;
     struct mvcc_stats stats = mvcc_shared_stats(node->mvcc_shared);
-    Etcdserverpb__ResponseHeader header = header_make(frontend, stats.revision);
+    Etcdserverpb__ResponseHeader header = service_header(frontend, stats.revision);
     Etcdserverpb__StatusResponse response = ETCDSERVERPB__STATUS_RESPONSE__INIT;
     char errors_text[2][64];
     char *errors[2];
@@ -107,6 +84,7 @@ void maintenance_service_status(struct rpc_call *call)
         snprintf(errors_text[0], sizeof(errors_text[0]), "etcdserver: no leader");
         errors[response.n_errors++] = errors_text[0];
     }
+    response.islearner = atomic_load_explicit(&shared->is_learner, memory_order_relaxed);
     uint64_t alarms = atomic_load_explicit(&shared->alarms, memory_order_relaxed);
     if (alarms != 0) {
         snprintf(errors_text[1], sizeof(errors_text[1]), "memberID:%llu alarm:%s",
@@ -114,7 +92,7 @@ void maintenance_service_status(struct rpc_call *call)
                  alarms & (1u << ALARM_CORRUPT) ? "CORRUPT" : "NOSPACE");
         errors[response.n_errors++] = errors_text[1];
     }
-    reply_packed(call, &response.base);
+    service_reply_packed(call, &response.base);
 }
 
 void maintenance_service_defragment(struct rpc_call *call)
@@ -134,19 +112,19 @@ struct hash_job {
 static void reply_hash(struct hash_job *job, const struct mvcc_hash *hash)
 {
     struct frontend *frontend = call_frontend(job->call);
-    Etcdserverpb__ResponseHeader header = header_make(frontend, hash->revision);
+    Etcdserverpb__ResponseHeader header = service_header(frontend, hash->revision);
     if (job->kv) {
         Etcdserverpb__HashKVResponse response = ETCDSERVERPB__HASH_KVRESPONSE__INIT;
         response.header = &header;
         response.hash = hash->hash;
         response.compact_revision = hash->compacted;
         response.hash_revision = hash->hash_revision;
-        reply_packed(job->call, &response.base);
+        service_reply_packed(job->call, &response.base);
     } else {
         Etcdserverpb__HashResponse response = ETCDSERVERPB__HASH_RESPONSE__INIT;
         response.header = &header;
         response.hash = hash->hash;
-        reply_packed(job->call, &response.base);
+        service_reply_packed(job->call, &response.base);
     }
 }
 
@@ -208,55 +186,7 @@ void maintenance_service_hash_kv(struct rpc_call *call)
         hash_start(call, revision, true);
 }
 
-/* ---- members -------------------------------------------------------------------------------- */
-
-static size_t url_texts(const struct config_urls *urls, char **texts)
-{
-    for (uint32_t i = 0; i < urls->count; i++)
-        texts[i] = (char *)urls->url[i].text;
-    return urls->count;
-}
-
-static void member_list_go(struct rpc_call *call, int error)
-{
-    struct frontend *frontend = call_frontend(call);
-    struct node *node = frontend->node;
-    if (error < 0) {
-        rpc_fail(call, error);
-        return;
-    }
-    Etcdserverpb__ResponseHeader header = header_make(frontend, 0); /* as etcd: no revision here */
-    Etcdserverpb__MemberListResponse response = ETCDSERVERPB__MEMBER_LIST_RESPONSE__INIT;
-    Etcdserverpb__Member member = ETCDSERVERPB__MEMBER__INIT;
-    Etcdserverpb__Member *members[] = {&member};
-    char *peer_urls[CONFIG_URLS_MAX], *client_urls[CONFIG_URLS_MAX];
-    member.id = node->identity.member_id;
-    member.name = (char *)node->config->name;
-    member.n_peerurls = url_texts(&node->config->advertise_peer, peer_urls);
-    member.peerurls = peer_urls;
-    member.n_clienturls = url_texts(&node->config->advertise_client, client_urls);
-    member.clienturls = client_urls;
-    response.header = &header;
-    response.n_members = 1;
-    response.members = members;
-    reply_packed(call, &response.base);
-}
-
-void maintenance_service_member_list(struct rpc_call *call)
-{
-    Etcdserverpb__MemberListRequest *request =
-        etcdserverpb__member_list_request__unpack(NULL, call->request.size, call->request.data);
-    if (request == NULL) {
-        rpc_fail(call, ERR_MALFORMED);
-        return;
-    }
-    bool linearizable = request->linearizable;
-    etcdserverpb__member_list_request__free_unpacked(request, NULL);
-    if (linearizable)
-        frontend_read(call, member_list_go);
-    else
-        member_list_go(call, 0);
-}
+/* ---- health ---------------------------------------------------------------------------------- */
 
 /* Only the server as a whole, service "", is known. */
 static bool health_is_known(struct bytes request)
@@ -274,7 +204,7 @@ void maintenance_service_health_check(struct rpc_call *call)
     Grpc__Health__V1__HealthCheckResponse response = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
     response.status = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
     if (health_is_known(call->request))
-        reply_packed(call, &response.base);
+        service_reply_packed(call, &response.base);
     else
         rpc_fail_text(call, GRPC_NOT_FOUND, "unknown service");
 }

@@ -27,6 +27,7 @@ SHARED_VALUE(proposals_pending)
 SHARED_VALUE(commit_index)
 SHARED_VALUE(last_index)
 SHARED_VALUE(term)
+SHARED_VALUE(is_learner)
 #undef SHARED_VALUE
 
 static double value_has_leader(void *context)
@@ -40,11 +41,6 @@ static double value_is_leader(void *context)
     const struct node *node = context;
     return atomic_load_explicit(&node->shared.leader, memory_order_relaxed) ==
            node->identity.member_id;
-}
-
-static double value_zero(void *context maybe_unused)
-{
-    return 0;
 }
 
 static double value_one(void *context maybe_unused)
@@ -107,7 +103,7 @@ static const struct {
 } computed[] = {
     {GAUGE("etcd_server_has_leader", "Whether a leader is known."), value_has_leader, ""},
     {GAUGE("etcd_server_is_leader", "Whether this member leads."), value_is_leader, ""},
-    {GAUGE("etcd_server_is_learner", "Whether this member is a learner."), value_zero, ""},
+    {GAUGE("etcd_server_is_learner", "Whether this member is a learner."), value_is_learner, ""},
     {COUNTER("etcd_server_leader_changes_seen_total", "Leader changes seen."), value_leader_changes,
      ""},
     {GAUGE("etcd_server_proposals_committed_total", "Highest committed log index."),

@@ -8,16 +8,21 @@
 #include "core/invariant.h"
 #include "core/logger.h"
 #include "server/apply.h"
+#include "server/bootstrap.h"
 #include "server/frontend.h"
+#include "server/leadership.h"
 #include "server/log_role.h"
+#include "server/member_request.h"
 #include "server/message.h"
 #include "server/metrics_node.h"
+#include "server/peer_role.h"
 #include "server/raft_driver.h"
 #include "server/remote.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
 
 #define NODE_STOP_POLL_NS (50 * NS_PER_MS)
+#define START_WAIT_NS_MAX (5 * NS_PER_S)
 #define NODE_FIBERS_MAX   4096
 
 _Static_assert(MESSAGE_LSM_COUNT >= LSM_MESSAGE_KINDS, "message.h reserves what the LSM asks for");
@@ -67,7 +72,9 @@ void node_core_options(const struct node *node, uint32_t core, struct core_optio
                 .files_max = 65536,
                 .buffer_bytes = core == map->log || core == map->compaction ? 16 * MIB : 8 * MIB,
                 .recv_buffer_bytes = 16 * 1024,
-                .recv_buffer_count = connections ? 256 : 8,
+                .recv_buffer_count = connections         ? 256
+                                     : core == map->raft ? 64
+                                                         : 8,
                 .poll_us = config->poll_us < 0 ? 50 : (uint32_t)config->poll_us,
             },
     };
@@ -158,9 +165,11 @@ static int start_tables(struct node *node, struct core *core)
         .random_seed = reactor_random(core_reactor(core)),
     };
     error = mvcc_open(&mvcc_options, &node->mvcc);
-    if (error < 0)
-        return error;
-    return alarm_load(node, node->mvcc);
+    if (error == 0)
+        error = alarm_load(node, node->mvcc);
+    if (error == 0)
+        error = once_load(&node->once, node->mvcc);
+    return error < 0 ? error : membership_load(&node->membership, node->mvcc, node->identity.first);
 }
 
 /* Log and tables must fit together: the log has to begin at or below what the tables contain. */
@@ -187,29 +196,65 @@ static int start_check_recovered(struct node *node, const struct wal_recovered *
     return 0;
 }
 
+/* Consensus knows the whole log on disk: members that lag are served from it. When the term of the
+ * entry before the log is not known, its first entry takes that place. */
+static void start_from_log(const struct wal_recovered *recovered, struct node *node,
+                           struct raft_start *start)
+{
+    start->compacted_index = recovered->base_index;
+    start->compacted_term = recovered->base_term;
+    if (recovered->last_index < recovered->first_index || recovered->base_term == 0) {
+        start->compacted_index = start->applied_index;
+        start->compacted_term = mvcc_applied_term(node->mvcc);
+    }
+    if (recovered->first_index == 1) {
+        start->compacted_index = 0;
+        start->compacted_term = 0;
+    }
+}
+
 static int start_consensus(struct node *node, struct core *core,
                            const struct wal_recovered *recovered)
 {
     struct raft_start start = {
         .hard_state = recovered->hard_state,
-        .compacted_index = mvcc_applied_index(node->mvcc),
-        .compacted_term = mvcc_applied_term(node->mvcc),
         .last_index = recovered->last_index,
         .last_term = recovered->last_term,
         .applied_index = mvcc_applied_index(node->mvcc),
+        .config = node->membership.config,
     };
-    bool added = raft_id_set_add(&start.config.voters, node->identity.member_id);
-    invariant(added);
-    return raft_driver_start(node, core, &start);
+    start_from_log(recovered, node, &start);
+    node->member_requests = member_requests_create(node);
+    if (node->member_requests == NULL)
+        return -ENOMEM;
+    int error = raft_driver_start(node, core, &start);
+    return error < 0 ? error : peer_role_open(node->peers);
 }
 
-static void wait_until_leading(struct node *node, struct core *core)
+/* A lone voter serves when it leads, has applied what it had and has published itself. Others
+ * serve when they have, or after a while without: a minority can answer serializable reads. */
+static void wait_until_serving(struct node *node, struct core *core)
 {
     const struct raft *raft = &node->raft->raft;
-    while (
-        !atomic_load(&node->stop_requested) &&
-        (raft->role != RAFT_ROLE_LEADER || apply_index(node->raft->apply) < raft->term_start_index))
+    bool alone = raft->config.voters.count == 1 &&
+                 raft_id_set_has(&raft->config.voters, node->identity.member_id);
+    uint64_t give_up_ns = core_now_ns(core) + START_WAIT_NS_MAX;
+    while (!atomic_load(&node->stop_requested) && (alone || core_now_ns(core) < give_up_ns)) {
+        bool ready = raft->leader != 0 && apply_index(node->raft->apply) >= raft->term_start_index;
+        if (ready && member_publish(node) == 0)
+            return;
         fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
+    }
+}
+
+/* Goes on in the background where the start gave up. */
+static void publish_run(void *argument)
+{
+    struct node *node = argument;
+    struct core *core = core_current();
+    while (!atomic_load(&node->stop_requested) && member_publish(node) < 0)
+        fiber_sleep_until(core_now_ns(core) + 500 * NS_PER_MS);
+    node->publishing = false;
 }
 
 /* What to do about files that a start refuses. */
@@ -254,7 +299,11 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
     error = start_consensus(node, core, &call->recovered);
     if (error < 0)
         return error;
-    wait_until_leading(node, core);
+    wait_until_serving(node, core);
+    node->publishing = true;
+    error = fiber_spawn(core, FIBER_BACKGROUND, publish_run, node);
+    if (error < 0)
+        return error;
     for (uint32_t i = 0; i < node->map.connections_count; i++) {
         remote_call(node->map.connections_first + i, start_frontend, call);
         if (call->error < 0)
@@ -263,13 +312,27 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
     return metrics_node_register(node);
 }
 
+static int start_identity(struct node *node, struct core *core)
+{
+    const struct config *config = node->config;
+    struct identity *identity = &node->identity;
+    int known = identity_open(config, identity, &node->lock, node->failure, sizeof(node->failure));
+    int error = known < 0 ? known : 0;
+    if (known == 0)
+        error = bootstrap_identity(core, config, identity, node->failure, sizeof(node->failure));
+    if (known == 0 && error == 0)
+        error = identity_create(config, identity, node->failure, sizeof(node->failure));
+    if (error == 0)
+        error = identity_count_start(config, identity, node->failure, sizeof(node->failure));
+    return error;
+}
+
 static void node_boot(void *argument)
 {
     struct node *node = argument;
     struct core *core = core_current();
     uint64_t began_ns = core_now_ns(core);
-    int error = identity_open(node->config, &node->identity, &node->lock, node->failure,
-                              sizeof(node->failure));
+    int error = start_identity(node, core);
     if (error < 0) {
         node_fail(node, "identity", error);
         return;
@@ -318,8 +381,11 @@ static void node_halt(void *argument)
     struct start_call call = {.node = node};
     log_info("stopping", LOG_U64("revision", (uint64_t)mvcc_revision(node->mvcc)));
     frontend_close_listeners(node);
+    leadership_drain(node);
     for (uint32_t i = 0; i < node->map.connections_count; i++)
         remote_call(node->map.connections_first + i, stop_frontend, &call);
+    while (node->publishing)
+        fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS);
     raft_driver_stop(node);
     remote_call(node->map.compaction, stop_background, &call);
     fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS); /* lsm.h: one turn in between */
@@ -374,6 +440,9 @@ int node_create(const struct config *config, uint32_t core_count, uint64_t memor
 
 void node_destroy(struct node *node)
 {
+    identity_deinit(&node->identity);
+    membership_deinit(&node->membership);
+    member_requests_destroy(node->member_requests);
     metrics_destroy(node->metrics);
     mvcc_shared_destroy(node->mvcc_shared);
     free(node);

@@ -12,13 +12,17 @@
 #include "core/metrics.h"
 #include "server/alarm.h"
 #include "server/identity.h"
+#include "server/membership.h"
 #include "server/node.h"
+#include "server/once.h"
 
 /* The API level that clients are told; /version and Status report it. */
 #define NODE_ETCD_VERSION         "3.6.5"
 #define NODE_ETCD_CLUSTER_VERSION "3.6.0"
 
 struct raft_driver;
+struct member_requests;
+struct peer_role;
 struct log_role;
 struct frontend;
 struct listener;
@@ -52,6 +56,7 @@ struct node_shared {
     _Atomic uint64_t alarms;    /* bit per enum alarm_kind: raised for this member */
     _Atomic uint32_t admission; /* 0 = admit writes, else lsm_pressure() at 100 */
     _Atomic uint64_t leader_changes;
+    _Atomic bool is_learner;
     _Atomic bool log_space_low; /* the log core's: no further segment can be prepared */
     _Atomic uint64_t proposals_committed, proposals_applied, proposals_failed;
     _Atomic int64_t proposals_pending;
@@ -70,6 +75,11 @@ struct node {
     struct core *cores[CONFIG_CORES_MAX];
 
     struct raft_driver *raft;
+    struct peer_role *peers;                 /* raft core's */
+    struct membership membership;            /* raft core's */
+    struct member_requests *member_requests; /* raft core's */
+    bool publishing;                         /* raft core's: a fiber tells the others who we are */
+    struct once once;                        /* raft core's, the apply loop's */
     struct log_role *log;
     struct lsm_reader *raft_reader; /* raft core's */
     struct mvcc *mvcc;              /* raft core's */

@@ -2,15 +2,18 @@
  * proposal.h - one write of a local client on its way through log and state machine and home again.
  *
  * Story     A connection core fills it and posts MESSAGE_PROPOSE. Consensus borrows its payload
- *           until it releases the entry; the apply loop fills the result; the raft core posts
- *           MESSAGE_PROPOSED when both have happened, and from then on it is the connection core's
- *           again, which replies and frees it.
- * Owner     The connection core, the raft core from MESSAGE_PROPOSE to MESSAGE_PROPOSED. The fields
- *           under "home" belong to the connection core throughout.
+ *           until it releases the entry, which may be long after it was applied, because other
+ *           members lag; the apply loop fills the result; the raft core posts MESSAGE_PROPOSED
+ *           (server/pending.h), and from then on the results are the connection core's, which
+ *           replies. Home and log each hold the proposal; who lets go last frees it.
+ * Owner     The connection core, the raft core from MESSAGE_PROPOSE to MESSAGE_PROPOSED. The
+ *           payload is immutable. The fields under "home" belong to the connection core throughout.
  * Limits    One allocation: header and payload together.
  */
 #ifndef SERVER_PROPOSAL_H
 #define SERVER_PROPOSAL_H
+
+#include <stdatomic.h>
 
 #include "core/arena.h"
 #include "core/entry.h"
@@ -40,10 +43,21 @@ struct proposal {
     uint32_t home_core;
     enum request_kind kind;
 
-    /* raft core */
-    struct queue_link link; /* waiting to be proposed */
-    bool released;          /* consensus gave the payload back */
-    bool finished;          /* result is set */
+    uint16_t stream;   /* as in the payload's header */
+    uint64_t sequence; /* likewise */
+    /* Instead of MESSAGE_PROPOSED, on the raft core; NULL for those of connection cores. */
+    void (*done)(struct proposal *proposal);
+    void *done_context;
+    uint32_t entry_type; /* enum entry_type */
+
+    /* raft core: server/pending.h */
+    struct queue_link link; /* waiting to be proposed or forwarded */
+    struct proposal *pending_next;
+    bool queued;              /* on that queue */
+    bool forwarded;           /* sent to the leader of this term */
+    bool in_log;              /* consensus holds the payload */
+    bool finished;            /* result or error is set */
+    _Atomic uint32_t holders; /* home, and the log while in_log */
 
     /* result, set by the apply loop */
     int32_t error;
@@ -56,6 +70,17 @@ struct proposal {
 
 /* Room for a request body of `body_bytes`; NULL when out of memory. */
 must_check struct proposal *proposal_create(uint32_t home_core, uint32_t body_bytes);
-void proposal_destroy(struct proposal *proposal);
+
+/* Writes the payload: header and body, or, with a change, the change around them. */
+struct raft_config_change;
+must_check struct proposal *proposal_create_change(uint32_t home_core,
+                                                   const struct raft_config_change *change,
+                                                   const struct request *request);
+void proposal_fill(struct proposal *proposal, const struct request *request);
+void proposal_destroy(struct proposal *proposal); /* home lets go; the result is gone */
+
+/* Raft core: consensus takes the payload, and gives it back. */
+void proposal_enter_log(struct proposal *proposal);
+void proposal_leave_log(struct proposal *proposal);
 
 #endif

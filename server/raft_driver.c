@@ -7,12 +7,19 @@
 #include "core/logger.h"
 #include "core/probe.h"
 #include "server/apply.h"
+#include "server/forward.h"
 #include "server/message.h"
 #include "server/node_private.h"
-#include "server/proposal.h"
+#include "server/peer_role.h"
 
 /* A question to consensus whose answer was lost is put again after this, under a new id. */
 #define READ_RETRY_NS (500 * NS_PER_MS)
+
+/* Longer than any connection core waits. */
+#define READ_WAIT_NS_MAX (120 * NS_PER_S)
+
+/* Kept of the log, below what tables contain, for members that lag. */
+#define LOG_TAIL_BYTES (256 * MIB)
 
 /* ---- the log lane --------------------------------------------------------------------------- */
 
@@ -20,7 +27,7 @@ static struct log_batch *batch_take(struct raft_driver *driver, uint32_t entry_c
 {
     struct log_batch *batch = driver->batches_free;
     if (batch != NULL) {
-        driver->batches_free = batch->next_free;
+        driver->batches_free = batch->next;
     } else {
         batch = calloc(1, sizeof(*batch));
         invariant(batch != NULL);
@@ -38,7 +45,7 @@ static struct log_batch *batch_take(struct raft_driver *driver, uint32_t entry_c
 
 static void batch_give(struct raft_driver *driver, struct log_batch *batch)
 {
-    batch->next_free = driver->batches_free;
+    batch->next = driver->batches_free;
     driver->batches_free = batch;
 }
 
@@ -51,6 +58,7 @@ static void issue_append(struct raft_driver *driver, const struct raft_ready *re
         const struct entry *entry = raft_entry(&driver->raft, first + i);
         invariant(entry != NULL); /* what is not durable is in memory */
         batch->entries[batch->entry_count++] = *entry;
+        log_notes_set(&driver->notes, entry->index, entry->term, entry->type, entry->payload_bytes);
     }
     batch->append = ready->append;
     batch->issued_ns = core_now_ns(driver->core);
@@ -61,16 +69,41 @@ static void issue_append(struct raft_driver *driver, const struct raft_ready *re
     batch->wal.hard_state = ready->hard_state;
     struct mesh_message message = {.kind = MESSAGE_LOG_APPEND, .word = {(uintptr_t)batch}};
     core_post(driver->core, driver->node->map.log, &message);
+    batch->next = NULL;
+    if (driver->issued_newest != NULL)
+        driver->issued_newest->next = batch;
+    else
+        driver->issued_oldest = batch;
+    driver->issued_newest = batch;
     probe2(raft_append, ready->append.last_index, count);
+}
+
+static void payload_released(void *context, const struct entry *entry)
+{
+    struct raft_driver *driver = context;
+    if (entry->tag != 0) {
+        received_release(&driver->node->peers->received, entry->tag);
+        return;
+    }
+    struct proposal *proposal = container_of(entry->payload, struct proposal, payload);
+    if (!proposal->finished)
+        forward_restart(driver->node->peers->forward); /* it may be lost to the new leader */
+    proposal_leave_log(proposal);
 }
 
 static void on_log_durable(void *context, struct core *core, const struct mesh_message *message)
 {
     struct raft_driver *driver = context;
     struct log_batch *batch = (struct log_batch *)(uintptr_t)message->word[0];
+    invariant(batch == driver->issued_oldest); /* in order */
+    driver->issued_oldest = batch->next;
+    if (batch->next == NULL)
+        driver->issued_newest = NULL;
     histogram_record(&driver->commit_ns, core_now_ns(core) - batch->issued_ns);
     raft_persisted(&driver->raft, &batch->append);
     lsm_set_durable_index(driver->node->lsm, driver->raft.log.durable_index);
+    peer_role_durable(driver->node->peers, batch->append.sequence);
+    deferred_run(&driver->deferred, batch->append.sequence, payload_released, driver);
     batch_give(driver, batch);
 }
 
@@ -88,11 +121,12 @@ static void read_finish(struct raft_driver *driver, const struct read_wait *wait
     core_post(driver->core, wait->core, &message);
 }
 
-static void on_read_index(void *context, struct core *core maybe_unused,
-                          const struct mesh_message *message)
+static void on_read_index(void *context, struct core *core, const struct mesh_message *message)
 {
     struct raft_driver *driver = context;
-    struct read_wait wait = {.batch = message->word[0], .core = message->from};
+    struct read_wait wait = {.batch = message->word[0],
+                             .core = message->from,
+                             .deadline_ns = core_now_ns(core) + READ_WAIT_NS_MAX};
     if (driver->reads_count == RAFT_DRIVER_READS_MAX) {
         read_finish(driver, &wait, ERR_TOO_MANY_REQUESTS);
         return;
@@ -147,6 +181,15 @@ static void reads_release(struct raft_driver *driver)
     }
 }
 
+static void reads_expire(struct raft_driver *driver, uint64_t now_ns)
+{
+    while (driver->reads_count > 0 && read_at(driver, 0)->deadline_ns < now_ns) {
+        read_finish(driver, read_at(driver, 0), ERR_TIMEOUT);
+        driver->reads_first = (driver->reads_first + 1) & (RAFT_DRIVER_READS_MAX - 1);
+        driver->reads_count--;
+    }
+}
+
 /* ---- proposals ------------------------------------------------------------------------------ */
 
 static void on_propose(void *context, struct core *core maybe_unused,
@@ -154,68 +197,28 @@ static void on_propose(void *context, struct core *core maybe_unused,
 {
     struct raft_driver *driver = context;
     struct proposal *proposal = (struct proposal *)(uintptr_t)message->word[0];
-    queue_append(&driver->proposals, &proposal->link);
+    pending_add(&driver->pending, proposal);
     probe1(raft_propose, proposal->payload_bytes);
 }
 
-static void proposal_fail(struct raft_driver *driver, struct proposal *proposal, int error)
-{
-    proposal->error = error;
-    proposal->finished = proposal->released = true;
-    atomic_fetch_add_explicit(&driver->node->shared.proposals_failed, 1, memory_order_relaxed);
-    apply_send_home(driver->apply, proposal);
-}
-
-/* Entries are built in place; consensus sets index and term. Writes that tables and memtables
- * cannot
- * take yet wait here, before the log: never inside the apply loop. */
-static void propose_queued(struct raft_driver *driver)
-{
-    while (!queue_is_empty(&driver->proposals) && lsm_pressure(driver->node->lsm) < 100) {
-        struct entry entries[RAFT_DRIVER_PROPOSALS_MAX / 16];
-        struct proposal *taken[ARRAY_COUNT(entries)];
-        uint32_t count = 0;
-        struct queue_link *link = driver->proposals.first;
-        for (; link != NULL && count < ARRAY_COUNT(entries); link = link->next) {
-            struct proposal *proposal = container_of(link, struct proposal, link);
-            taken[count] = proposal;
-            entries[count++] = (struct entry){.type = ENTRY_NORMAL,
-                                              .payload = proposal->payload,
-                                              .payload_bytes = proposal->payload_bytes,
-                                              .payload_crc = proposal->payload_crc};
-        }
-        uint64_t first = 0;
-        int error = raft_propose(&driver->raft, entries, count, &first);
-        if (error == ERR_FULL || error == ERR_TOO_MANY_REQUESTS)
-            return; /* window full: they stay queued until entries are applied */
-        for (uint32_t i = 0; i < count; i++) {
-            struct queue_link *popped = queue_pop(&driver->proposals);
-            invariant(popped == &taken[i]->link);
-            if (error < 0)
-                proposal_fail(driver, taken[i], error);
-        }
-    }
-}
-
-/* Consensus is done with the entry's payload: it was applied, or cut from the log. */
+/* Consensus is done with the entry's payload: it was applied, cut from the log, or let go of early
+ * because the disk has it. */
 static void on_release(void *context, const struct entry *entry)
 {
     struct raft_driver *driver = context;
-    if (entry->payload_bytes > 0)
-        apply_payload_released(driver->apply, entry);
+    const struct raft *raft = &driver->raft;
+    if (entry->payload_bytes == 0)
+        return;
+    if (entry->index > raft->log.durable_index && raft->append_issued > raft->append_done)
+        deferred_add(&driver->deferred, entry, raft->append_issued);
+    else
+        payload_released(driver, entry);
 }
 
 static int on_lookup(void *context, uint64_t index, struct entry *entry)
 {
     const struct raft_driver *driver = context;
-    if (index < driver->notes_first || index >= driver->notes_first + driver->notes_count)
-        return ERR_UNAVAILABLE; /* a single voter does not ask for what left its window */
-    const struct log_note *note = &driver->notes[index - driver->notes_first];
-    *entry = (struct entry){.index = index,
-                            .term = note->term,
-                            .payload_bytes = note->payload_bytes,
-                            .type = note->type};
-    return 0;
+    return log_notes_get(&driver->notes, index, entry);
 }
 
 static int on_snapshot(void *context maybe_unused, uint64_t peer maybe_unused,
@@ -232,6 +235,10 @@ static void publish(struct raft_driver *driver)
     const struct raft_log *log = &driver->raft.log;
     atomic_store_explicit(&shared->last_index, log->last_index, memory_order_relaxed);
     atomic_store_explicit(&shared->commit_index, log->committed_index, memory_order_relaxed);
+    atomic_store_explicit(&shared->is_learner,
+                          raft_id_set_has(&driver->raft.config.learners, driver->raft.options.id),
+                          memory_order_relaxed);
+    atomic_store_explicit(&shared->proposals_failed, driver->pending.failed, memory_order_relaxed);
     atomic_store_explicit(&shared->proposals_pending,
                           (int64_t)(log->last_index - log->committed_index), memory_order_relaxed);
     atomic_store_explicit(&shared->admission, lsm_pressure(driver->node->lsm),
@@ -256,15 +263,16 @@ static void leadership_changed(struct raft_driver *driver, const struct raft_rea
     log_info("leadership changed", LOG_TEXT("role", raft_role_name(ready->role)),
              LOG_HEX("leader", ready->leader), LOG_U64("term", ready->term));
     reads_void(driver);
+    forward_restart(driver->node->peers->forward);
 }
 
-static void drain_ready(struct raft_driver *driver)
+void raft_driver_drain(struct raft_driver *driver)
 {
     struct raft_ready ready;
     while (publish_reads(driver), raft_ready(&driver->raft, &ready)) {
         if (ready.leadership_changed)
             leadership_changed(driver, &ready);
-        invariant(ready.message_count == 0); /* no peers */
+        peer_role_send(driver->node->peers, ready.messages, ready.message_count);
         if (ready.append.sequence != 0)
             issue_append(driver, &ready);
         if (ready.apply_last != 0)
@@ -278,33 +286,47 @@ static void on_turn_end(void *context)
     struct raft_driver *driver = context;
     if (driver->stopping)
         return;
-    propose_queued(driver);
+    forward_turn(driver->node->peers->forward);
     reads_ask(driver);
-    drain_ready(driver);
+    raft_driver_drain(driver);
     reads_release(driver);
+    peer_role_flush(driver->node->peers);
     publish(driver);
     core_expect_soon(driver->core, driver->raft.log.last_index != driver->raft.log.applied_index);
+    uint64_t next_ns = raft_deadline_ns(&driver->raft);
+    if (next_ns < driver->timer.deadline_ns) /* what happened in this turn made it sooner */
+        timer_start(core_timers(driver->core), &driver->timer, next_ns);
+}
+
+void raft_driver_see_time(struct raft_driver *driver)
+{
+    uint64_t now_ns = core_now_ns(driver->core);
+    if (now_ns <= driver->raft.now_ns)
+        return;
+    int error = raft_tick(&driver->raft, now_ns);
+    invariant(error == 0 || error == ERR_FULL); /* full: drained at the end of this turn */
 }
 
 void raft_driver_applied(struct raft_driver *driver, uint64_t index)
 {
     raft_applied(&driver->raft, index);
     reads_release(driver);
-    if (driver->notes != NULL && index >= driver->notes_first + driver->notes_count - 1) {
-        free(driver->notes);
-        driver->notes = NULL;
-        driver->notes_count = 0;
-    }
 }
 
-/* What flushed tables contain, the log need not keep. */
+/* What flushed tables contain, the log need not keep, but for a tail that serves members that lag.
+ */
 static void release_log(struct raft_driver *driver)
 {
     uint64_t flushed = lsm_flushed_index(driver->node->lsm);
-    if (flushed <= driver->released_index)
+    uint64_t index = u64_min(flushed, driver->raft.log.applied_index);
+    if (driver->raft.peer_count > 1)
+        index = log_notes_excess(&driver->notes, index, LOG_TAIL_BYTES);
+    if (index <= driver->released_index)
         return;
-    driver->released_index = flushed;
-    struct mesh_message message = {.kind = MESSAGE_LOG_RELEASE, .word = {flushed}};
+    driver->released_index = index;
+    raft_compact(&driver->raft, index);
+    log_notes_release(&driver->notes, index);
+    struct mesh_message message = {.kind = MESSAGE_LOG_RELEASE, .word = {index}};
     core_post(driver->core, driver->node->map.log, &message);
 }
 
@@ -312,9 +334,12 @@ static void on_timer(struct timer *timer)
 {
     struct raft_driver *driver = container_of(timer, struct raft_driver, timer);
     uint64_t now_ns = core_now_ns(driver->core);
-    int error = raft_tick(&driver->raft, now_ns);
-    invariant(error == 0 || error == ERR_FULL); /* full: drained at the end of this turn */
+    raft_driver_see_time(driver);
     release_log(driver);
+    pending_expire(&driver->pending, now_ns);
+    reads_expire(driver, now_ns);
+    failover_watch_disk(&driver->node->peers->failover,
+                        driver->issued_oldest == NULL ? 0 : driver->issued_oldest->issued_ns);
     if (driver->reads_count > 0 && read_at(driver, 0)->index == 0 &&
         now_ns - driver->read_asked_ns > READ_RETRY_NS)
         reads_void(driver);
@@ -336,6 +361,25 @@ static void driver_options(const struct node *node, struct core *core, struct ra
     options->single_voter_starts = true;
 }
 
+/* Of every entry that the log holds. */
+static int notes_load(struct raft_driver *driver, const struct raft_start *start)
+{
+    uint64_t first = start->compacted_index + 1;
+    struct log_note *notes;
+    log_notes_init(&driver->notes, first);
+    driver->released_index = start->compacted_index;
+    if (start->last_index < first)
+        return 0;
+    int error = log_role_notes(driver->node, first, start->last_index, &notes);
+    if (error < 0)
+        return error;
+    for (uint64_t i = 0; i <= start->last_index - first; i++)
+        log_notes_set(&driver->notes, first + i, notes[i].term, notes[i].type,
+                      notes[i].payload_bytes);
+    free(notes);
+    return 0;
+}
+
 int raft_driver_start(struct node *node, struct core *core, const struct raft_start *start)
 {
     struct raft_options options;
@@ -346,19 +390,19 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     driver_options(node, core, &options);
     driver->node = node;
     driver->core = core;
-    queue_init(&driver->proposals, QUEUE_UNBOUNDED); /* bounded by the connection cores' windows */
+    pending_init(&driver->pending, core);
     histogram_init(&driver->commit_ns);
     driver->reads = calloc(RAFT_DRIVER_READS_MAX, sizeof(*driver->reads));
     driver->raft_memory = aligned_alloc(64, u64_round_up(raft_memory_bytes(&options), 64));
     if (driver->reads == NULL || driver->raft_memory == NULL)
         goto fail;
-    if (start->last_index > start->applied_index) {
-        driver->notes_first = start->applied_index + 1;
-        driver->notes_count = start->last_index - start->applied_index;
-        error = log_role_notes(node, driver->notes_first, start->last_index, &driver->notes);
-        if (error < 0)
-            goto fail;
-    }
+    error = notes_load(driver, start);
+    if (error < 0)
+        goto fail;
+    node->raft = driver; /* the peers' role wants it */
+    error = peer_role_start(node, core);
+    if (error < 0)
+        goto fail;
     struct raft_storage storage = {
         .context = driver, .lookup = on_lookup, .snapshot = on_snapshot, .release = on_release};
     error =
@@ -368,7 +412,6 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     error = apply_start(node, driver, core, start->applied_index, &driver->apply);
     if (error < 0)
         goto fail;
-    node->raft = driver;
     core_handle(core, MESSAGE_PROPOSE, on_propose, driver);
     core_handle(core, MESSAGE_READ_INDEX, on_read_index, driver);
     core_handle(core, MESSAGE_LOG_DURABLE, on_log_durable, driver);
@@ -377,7 +420,8 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     timer_start(core_timers(core), &driver->timer, core_now_ns(core));
     return 0;
 fail:
-    free(driver->notes);
+    node->raft = NULL;
+    log_notes_deinit(&driver->notes);
     free(driver->raft_memory);
     free(driver->reads);
     free(driver);
@@ -387,7 +431,7 @@ fail:
 static bool driver_is_quiet(const struct raft_driver *driver)
 {
     const struct raft_log *log = &driver->raft.log;
-    return queue_is_empty(&driver->proposals) && log->last_index == log->durable_index &&
+    return driver->pending.count == 0 && log->last_index == log->durable_index &&
            log->applied_index == log->committed_index &&
            apply_index(driver->apply) == log->applied_index;
 }
@@ -402,4 +446,6 @@ void raft_driver_stop(struct node *node)
     timer_stop(core_timers(driver->core), &driver->timer);
     driver->stopping = true;
     apply_stop(driver->apply);
+    peer_role_stop(driver->node->peers);
+    deferred_deinit(&driver->deferred);
 }

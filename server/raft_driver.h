@@ -2,16 +2,16 @@
  * raft_driver.h - the raft core's part of a node: drives consensus, feeds the log, runs the apply
  * loop.
  *
- * Story     Proposals that arrive in a turn are proposed as one batch at its end; what consensus
- *           wants persisted goes to the log core as one batch; what it wants applied is executed by
+ * Story     Proposals that arrive in a turn are proposed as one batch at its end, or sent to the
+ *           leader (server/forward.h); what consensus wants persisted goes to the log core as one
+ *           batch, what it wants sent to server/peer_role.h; what it wants applied is executed by
  *           one fiber, in order, against the state machine (server/apply.h). Reads that ask for an
  *           index in the same turn share one question to consensus.
  * Owner     The raft core.
  * Durable   A proposal comes home successful only after its entry is committed, which for a single
  *           voter means durable on this node's own disk.
- * Errors    A proposal comes home with ERR_NO_LEADER, ERR_NOT_LEADER or ERR_DROPPED when it surely
- *           is not in the log.
- * Limits    RAFT_DRIVER_PROPOSALS_MAX proposals in one batch; the rest wait for the next.
+ * Errors    A proposal without a leader waits; past its deadline it comes home with ERR_TIMEOUT,
+ *           and may still happen.
  */
 #ifndef SERVER_RAFT_DRIVER_H
 #define SERVER_RAFT_DRIVER_H
@@ -21,10 +21,12 @@
 #include "core/fiber.h"
 #include "core/histogram.h"
 #include "core/timer.h"
+#include "server/deferred.h"
+#include "server/log_notes.h"
 #include "server/log_role.h"
+#include "server/pending.h"
 
-#define RAFT_DRIVER_PROPOSALS_MAX 1024
-#define RAFT_DRIVER_READS_MAX     4096 /* power of two: cores x batches waiting */
+#define RAFT_DRIVER_READS_MAX 4096 /* power of two: cores x batches waiting */
 
 struct apply;
 struct node;
@@ -34,6 +36,7 @@ struct read_wait {
     uint64_t id;    /* consensus' request; shared by all of one turn */
     uint64_t index; /* 0 = not known yet */
     uint64_t batch; /* the asking core's number */
+    uint64_t deadline_ns;
     uint32_t core;
 };
 
@@ -43,7 +46,7 @@ struct raft_driver {
     struct raft raft;
     void *raft_memory;
     struct timer timer;
-    struct queue proposals; /* struct proposal, in order of arrival */
+    struct pending pending; /* requests of our own clients */
     struct apply *apply;
 
     /* Reads: ring [reads_first, reads_first + reads_count), ids ascending. */
@@ -54,13 +57,11 @@ struct raft_driver {
     uint64_t read_asked_ns; /* when the newest question was put */
 
     struct log_batch *batches_free;
+    struct log_batch *issued_oldest, *issued_newest; /* with the log core, in order */
     bool stopping;
 
-    /* Entries [notes_first, notes_first + notes_count) that a restart found on disk; dropped once
-     * they
-     * are applied. */
-    struct log_note *notes;
-    uint64_t notes_first, notes_count;
+    struct deferred deferred;
+    struct log_notes notes;  /* of every entry in the log on disk */
     uint64_t released_index; /* the log core was told that it may drop entries up to here */
 
     struct histogram commit_ns; /* batch issued to durable, seen from here */
@@ -70,6 +71,12 @@ struct raft_driver {
 must_check int raft_driver_start(struct node *node, struct core *core,
                                  const struct raft_start *start);
 void raft_driver_stop(struct node *node); /* fiber; returns when nothing is in flight */
+
+/* Takes what consensus has to give: for callers whose raft_step() found no room. */
+void raft_driver_drain(struct raft_driver *driver);
+
+/* Tells consensus the time, once a turn: before anything that restarts one of its timers. */
+void raft_driver_see_time(struct raft_driver *driver);
 
 /* The apply loop executed everything up to `index`. */
 void raft_driver_applied(struct raft_driver *driver, uint64_t index);

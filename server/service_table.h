@@ -31,8 +31,15 @@ void maintenance_service_status(struct rpc_call *call);
 void maintenance_service_defragment(struct rpc_call *call);
 void maintenance_service_hash(struct rpc_call *call);
 void maintenance_service_hash_kv(struct rpc_call *call);
-void maintenance_service_member_list(struct rpc_call *call);
 void maintenance_service_health_check(struct rpc_call *call);
 void maintenance_service_health_watch(struct rpc_call *call);
+
+/* cluster_service.c */
+void cluster_service_member_list(struct rpc_call *call);
+void cluster_service_member_add(struct rpc_call *call);
+void cluster_service_member_remove(struct rpc_call *call);
+void cluster_service_member_update(struct rpc_call *call);
+void cluster_service_member_promote(struct rpc_call *call);
+void cluster_service_move_leader(struct rpc_call *call);
 
 #endif

@@ -21,12 +21,25 @@ enum request_kind {
     REQUEST_TXN = 3,          /* etcdserverpb.TxnRequest */
     REQUEST_COMPACT = 4,      /* etcdserverpb.CompactionRequest */
     REQUEST_ALARM = 5,        /* etcdserverpb.AlarmRequest */
+    /* etcdserverpb.Member; the first three as the context of a configuration change */
+    REQUEST_MEMBER_ADD = 6,
+    REQUEST_MEMBER_REMOVE = 7,   /* the id alone */
+    REQUEST_MEMBER_PROMOTE = 8,  /* the id alone */
+    REQUEST_MEMBER_UPDATE = 9,   /* id and peer addresses */
+    REQUEST_MEMBER_PUBLISH = 10, /* id, name and client addresses: sent by each member at start */
 };
+
+/* Sequences begin at the number of the origin's start, shifted by this. */
+#define REQUEST_SEQUENCE_START_BITS 40
+
+/* A number that no core has. */
+#define REQUEST_STREAM_MEMBERS UINT16_MAX
 
 struct request {
     enum request_kind kind;
     uint64_t origin;   /* member that received it */
-    uint64_t sequence; /* counts that member's requests since its start */
+    uint16_t stream;   /* of the origin: a core of its, or REQUEST_STREAM_MEMBERS */
+    uint64_t sequence; /* grows within the stream, also over restarts of the origin */
     struct bytes body; /* borrowed from the payload */
 };
 

@@ -154,7 +154,7 @@ must_check int64_t wal_read(struct wal *wal, uint64_t first, uint64_t last, uint
                             wal_visitor *visit, void *context);
 
 /* Fiber. Every entry from `from` to the end, in order; faulty ones come with payload NULL,
- * payload_bytes 0 and `reserved` WAL_ENTRY_FAULTY. */
+ * payload_bytes 0 and `tag` WAL_ENTRY_FAULTY. */
 #define WAL_ENTRY_FAULTY ((uint32_t)1)
 must_check int wal_replay(struct wal *wal, uint64_t from, wal_visitor *visit, void *context);
 

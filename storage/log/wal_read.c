@@ -143,8 +143,7 @@ static int walk_faulty(struct walk *walk, struct wal_extent extent)
     if (!walk->show_faulty)
         return ERR_CORRUPT;
     while (walk->next <= extent.last_index && walk->next <= walk->last) {
-        struct entry entry = {
-            .index = walk->next, .term = extent.term, .reserved = WAL_ENTRY_FAULTY};
+        struct entry entry = {.index = walk->next, .term = extent.term, .tag = WAL_ENTRY_FAULTY};
         int result = walk_visit(walk, &entry);
         if (result != 0)
             return result;

@@ -55,7 +55,7 @@ Test(config, refusals_name_the_flag)
         {"TLS must not be ignored silently", "--cert-file=x", "--cert-file=x is not supported"},
         {"https too", "--listen-client-urls=https://a:1", "TLS is not supported"},
         {"no port", "--listen-client-urls=http://a", "expected http://host:port"},
-        {"other members", "--initial-cluster=default=http://a:1,b=http://b:1", "one member"},
+        {"neither new nor existing", "--initial-cluster-state=old", "new or existing"},
         {"election too short", "--election-timeout=100", "--election-timeout"},
         {"positional", "serve", "unexpected argument"},
         {"bad level", "--log-level=loud", "--log-level"},

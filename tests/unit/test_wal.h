@@ -238,7 +238,7 @@ static inline int seen_visit(void *context, const struct entry *entry)
     at->last = entry->index;
     if (entry->index < ENTRIES_MAX)
         at->terms[entry->index] = entry->term;
-    if (entry->reserved == WAL_ENTRY_FAULTY)
+    if (entry->tag == WAL_ENTRY_FAULTY)
         at->faulty++;
     else if (entry->payload_bytes != 0) {
         struct entry want = entry_make(entry->index, entry->term, entry->payload_bytes);

@@ -26,6 +26,12 @@ static const ProtobufCMessageDescriptor *debug_log_schema(enum request_kind kind
         return &etcdserverpb__compaction_request__descriptor;
     case REQUEST_ALARM:
         return &etcdserverpb__alarm_request__descriptor;
+    case REQUEST_MEMBER_ADD:
+    case REQUEST_MEMBER_REMOVE:
+    case REQUEST_MEMBER_PROMOTE:
+    case REQUEST_MEMBER_UPDATE:
+    case REQUEST_MEMBER_PUBLISH:
+        return &etcdserverpb__member__descriptor;
     }
     return NULL;
 }
@@ -58,7 +64,7 @@ static void debug_log_print_request(const struct entry *entry)
 static int debug_log_print_entry(void *context, const struct entry *entry)
 {
     (void)context;
-    if (entry->reserved == WAL_ENTRY_FAULTY)
+    if (entry->tag == WAL_ENTRY_FAULTY)
         return 1;
     printf("{\"index\":%" PRIu64 ",\"term\":%" PRIu64 ",\"payload_bytes\":%" PRIu32 ",\"type\":",
            entry->index, entry->term, entry->payload_bytes);

@@ -1,0 +1,35 @@
+/*
+ * member_request.h - one change of the members (or of what one tells of itself), through the log.
+ *
+ * Story     Requests of this kind are rare and share a stream of the log (server/once.h), so each
+ *           waits for the one before it. It succeeds when it was applied here.
+ * Owner     The raft core; call in a fiber of it.
+ * Errors    membership_check()'s, before and after the log; ERR_CONFIG as consensus gives it;
+ *           ERR_TIMEOUT (it may still happen), ERR_STOPPED.
+ */
+#ifndef SERVER_MEMBER_REQUEST_H
+#define SERVER_MEMBER_REQUEST_H
+
+#include "server/members.h"
+#include "storage/log/request.h"
+
+struct node;
+
+struct member_requests {
+    struct node *node;
+    uint64_t sequence;
+    bool busy;
+    struct fiber_waiters waiters;
+};
+
+struct member_requests *member_requests_create(struct node *node);
+void member_requests_destroy(struct member_requests *requests);
+
+/* Fiber. */
+must_check int member_request(struct node *node, enum request_kind kind,
+                              const struct member *member);
+
+/* Fiber. Makes name and client addresses of this member known, if they are not yet. Tries once. */
+must_check int member_publish(struct node *node);
+
+#endif

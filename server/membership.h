@@ -1,0 +1,69 @@
+/*
+ * membership.h - the members as the state machine has them, and the rules by which they change.
+ *
+ * Story     Adding, removing and promoting are configuration changes: entries of their own type
+ *           whose context is a request (storage/log/request.h), so that quorum and member list
+ *           change at the same index. New addresses and what a member tells of itself at its start
+ *           are ordinary requests. A removed id is remembered and never comes back. Each change is
+ *           checked twice with the same code: before it is proposed, for a quick answer, and when
+ *           it is applied, where it decides, on every member alike.
+ * Invariants
+ *   M1  the ids in `set` are exactly those of `config`'s voters, outgoing and learners.
+ *   M2  no id is both in `set` and in `removed`.
+ *   M3  config is raft->config as of config_index.
+ * Owner     The raft core; changed by the apply loop only.
+ * Durable   In the meta table, in the batch of the entry that makes the change.
+ * Errors    etcd's: ERR_MEMBER_EXISTS, ERR_PEER_URL_EXISTS, ERR_MEMBER_NOT_FOUND,
+ *           ERR_NOT_A_LEARNER, ERR_TOO_MANY_LEARNERS, ERR_MEMBER_REMOVED.
+ * Source    facts on the etcd v3 API, 9; docs/decisions/joint-consensus.md.
+ */
+#ifndef SERVER_MEMBERSHIP_H
+#define SERVER_MEMBERSHIP_H
+
+#include "core/entry.h"
+#include "server/members.h"
+#include "storage/log/request.h"
+
+#define MEMBERSHIP_LEARNERS_MAX 1
+#define MEMBERSHIP_REMOVED_MAX  4096
+
+struct mvcc;
+struct raft;
+
+struct membership {
+    struct member_set set;
+    struct raft_config config;
+    uint64_t config_index;
+    uint64_t *removed; /* owned, unsorted */
+    uint32_t removed_count, removed_max;
+    bool stored; /* the meta table has it; false until the first batch after the cluster began */
+    uint64_t version; /* grows with each change */
+};
+
+/* Fiber, after the state machine opened. Before the first entry: `first`. */
+must_check int membership_load(struct membership *membership, struct mvcc *mvcc,
+                               const struct member_set *first);
+void membership_deinit(struct membership *membership);
+
+/* In the first batch that is ever applied: what was implied becomes stored. */
+must_check int membership_store_first(struct membership *membership, struct mvcc *mvcc);
+
+/* May `kind` of REQUEST_MEMBER_* with `member` happen now? 0 or etcd's error. */
+must_check int membership_check(const struct membership *membership, enum request_kind kind,
+                                const struct member *member);
+
+/* Apply loop. A configuration change; an empty payload ends a joint phase. */
+must_check int membership_apply_config(struct membership *membership, struct mvcc *mvcc,
+                                       struct raft *raft, const struct entry *entry);
+
+/* Apply loop. REQUEST_MEMBER_UPDATE or REQUEST_MEMBER_PUBLISH. */
+must_check int membership_apply(struct membership *membership, struct mvcc *mvcc,
+                                const struct request *request);
+
+bool membership_is_removed(const struct membership *membership, uint64_t id);
+
+/* The request inside a configuration change's context. */
+must_check int membership_decode_change(const struct entry *entry,
+                                        struct raft_config_change *change, struct request *request);
+
+#endif

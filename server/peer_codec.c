@@ -1,0 +1,203 @@
+#include "server/peer_codec.h"
+
+#include "core/crc32c.h"
+#include "core/err.h"
+#include "core/invariant.h"
+
+/* docs/formats/peer-frame.md. A message: kind u8, flags u8, zero u16, entry count u32, eight
+ * numbers u64; then the entries' heads, or a snapshot: index u64, term u64, configuration. */
+#define AT_KIND              0
+#define AT_FLAGS             1
+#define AT_COUNT             4
+#define AT_NUMBERS           8
+#define NUMBERS              8
+#define MESSAGE_BYTES        (AT_NUMBERS + 8 * NUMBERS)
+#define HEAD_BYTES           24 /* term u64, payload bytes u32, checksum u32, type u32, zero u32 */
+#define SNAPSHOT_FIXED_BYTES 16
+
+enum { FLAG_REJECT = 1, FLAG_TRANSFER = 2 };
+
+static bool kind_is_known(uint32_t kind)
+{
+    return kind >= RAFT_MESSAGE_APPEND && kind <= RAFT_MESSAGE_READ_INDEX_RESPONSE;
+}
+
+uint32_t peer_codec_message_bytes(const struct raft_message *message)
+{
+    uint8_t config[RAFT_CONFIG_BYTES_MAX];
+    uint32_t bytes = MESSAGE_BYTES + HEAD_BYTES * message->entry_count;
+    if (message->kind == RAFT_MESSAGE_SNAPSHOT)
+        bytes +=
+            SNAPSHOT_FIXED_BYTES + (uint32_t)raft_config_encode(&message->snapshot->config, config);
+    return bytes;
+}
+
+static uint8_t *encode_head(uint8_t *at, const struct entry *entry)
+{
+    le64_store(at, entry->term);
+    le32_store(at + 8, entry->payload_bytes);
+    le32_store(at + 12, entry->payload_crc);
+    le32_store(at + 16, entry->type);
+    le32_store(at + 20, 0);
+    return at + HEAD_BYTES;
+}
+
+static int decode_head(const uint8_t *at, struct entry *entry)
+{
+    *entry = (struct entry){.term = le64_load(at),
+                            .payload_bytes = le32_load(at + 8),
+                            .payload_crc = le32_load(at + 12),
+                            .type = le32_load(at + 16)};
+    if (entry->payload_bytes > ENTRY_PAYLOAD_BYTES_MAX || entry->type > ENTRY_CONFIG_CHANGE ||
+        le32_load(at + 20) != 0)
+        return ERR_MALFORMED;
+    return 0;
+}
+
+uint8_t *peer_codec_encode_message(uint8_t *meta, const struct raft_message *message,
+                                   const struct entry *const *entries)
+{
+    const uint64_t numbers[NUMBERS] = {message->term,    message->index,       message->log_term,
+                                       message->commit,  message->commit_term, message->hint_index,
+                                       message->context, message->sent_ns};
+    memset(meta, 0, MESSAGE_BYTES);
+    meta[AT_KIND] = (uint8_t)message->kind;
+    meta[AT_FLAGS] =
+        (uint8_t)((message->reject ? FLAG_REJECT : 0) | (message->transfer ? FLAG_TRANSFER : 0));
+    le32_store(meta + AT_COUNT, message->entry_count);
+    for (uint32_t i = 0; i < NUMBERS; i++)
+        le64_store(meta + AT_NUMBERS + 8 * i, numbers[i]);
+    uint8_t *at = meta + MESSAGE_BYTES;
+    for (uint32_t i = 0; i < message->entry_count; i++)
+        at = encode_head(at, entries[i]);
+    if (message->kind == RAFT_MESSAGE_SNAPSHOT) {
+        le64_store(at, message->snapshot->index);
+        le64_store(at + 8, message->snapshot->term);
+        at += SNAPSHOT_FIXED_BYTES;
+        uint8_t config[RAFT_CONFIG_BYTES_MAX];
+        size_t config_bytes = raft_config_encode(&message->snapshot->config, config);
+        memcpy(at, config, config_bytes);
+        at += config_bytes;
+    }
+    return at;
+}
+
+/* The heads at `at`, and their payloads in the frame's payload. */
+static int decode_entries(const struct peer_input *input, const uint8_t *at, struct entry *entries,
+                          uint32_t count, uint64_t first_index)
+{
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < count; i++, at += HEAD_BYTES) {
+        struct entry *entry = &entries[i];
+        int error = decode_head(at, entry);
+        if (error < 0)
+            return error;
+        if (entry->payload_bytes > input->header.payload_bytes - used)
+            return ERR_MALFORMED;
+        entry->index = first_index + i;
+        if (entry->payload_bytes > 0)
+            entry->payload = input->payload + used;
+        used += entry->payload_bytes;
+        if (crc32c(0, entry->payload, entry->payload_bytes) != entry->payload_crc)
+            return ERR_CORRUPT;
+    }
+    return used == input->header.payload_bytes ? 0 : ERR_MALFORMED;
+}
+
+static int decode_snapshot(const uint8_t *at, size_t bytes, struct raft_snapshot *snapshot)
+{
+    if (bytes < SNAPSHOT_FIXED_BYTES)
+        return ERR_MALFORMED;
+    snapshot->index = le64_load(at);
+    snapshot->term = le64_load(at + 8);
+    return raft_config_decode(bytes_make(at + SNAPSHOT_FIXED_BYTES, bytes - SNAPSHOT_FIXED_BYTES),
+                              &snapshot->config);
+}
+
+int peer_codec_decode_message(const struct peer_input *input, struct raft_message *message,
+                              struct entry *entries, struct raft_snapshot *snapshot)
+{
+    const uint8_t *meta = input->meta;
+    size_t meta_bytes = input->header.meta_bytes;
+    if (meta_bytes < MESSAGE_BYTES || !kind_is_known(meta[AT_KIND]) ||
+        (meta[AT_FLAGS] & ~(FLAG_REJECT | FLAG_TRANSFER)) != 0 || le16_load(meta + 2) != 0)
+        return ERR_MALFORMED;
+    uint64_t numbers[NUMBERS];
+    for (uint32_t i = 0; i < NUMBERS; i++)
+        numbers[i] = le64_load(meta + AT_NUMBERS + 8 * i);
+    *message = (struct raft_message){.kind = (enum raft_message_kind)meta[AT_KIND],
+                                     .reject = meta[AT_FLAGS] & FLAG_REJECT,
+                                     .transfer = meta[AT_FLAGS] & FLAG_TRANSFER,
+                                     .from = input->header.from,
+                                     .to = input->header.to,
+                                     .term = numbers[0],
+                                     .index = numbers[1],
+                                     .log_term = numbers[2],
+                                     .commit = numbers[3],
+                                     .commit_term = numbers[4],
+                                     .hint_index = numbers[5],
+                                     .context = numbers[6],
+                                     .sent_ns = numbers[7],
+                                     .entry_count = le32_load(meta + AT_COUNT)};
+    const uint8_t *rest = meta + MESSAGE_BYTES;
+    size_t rest_bytes = meta_bytes - MESSAGE_BYTES;
+    if (message->kind == RAFT_MESSAGE_SNAPSHOT) {
+        message->snapshot = snapshot;
+        return message->entry_count != 0 ? ERR_MALFORMED
+                                         : decode_snapshot(rest, rest_bytes, snapshot);
+    }
+    if (message->entry_count > PEER_ENTRIES_MAX ||
+        rest_bytes != HEAD_BYTES * message->entry_count ||
+        (message->entry_count > 0 && message->kind != RAFT_MESSAGE_APPEND) ||
+        message->index > UINT64_MAX - 1 - message->entry_count)
+        return ERR_MALFORMED;
+    message->entries = entries;
+    return decode_entries(input, rest, entries, message->entry_count, message->index + 1);
+}
+
+/* ---- forwarded requests --------------------------------------------------------------------- */
+
+uint32_t peer_codec_forward_bytes(uint32_t count)
+{
+    return 4 + HEAD_BYTES * count;
+}
+
+uint8_t *peer_codec_encode_forward(uint8_t *meta, const struct entry *entries, uint32_t count)
+{
+    uint8_t *at = meta + 4;
+    le32_store(meta, count);
+    for (uint32_t i = 0; i < count; i++)
+        at = encode_head(at, &entries[i]);
+    return at;
+}
+
+int peer_codec_decode_forward(const struct peer_input *input, struct entry *entries,
+                              uint32_t *count)
+{
+    if (input->header.meta_bytes < 4)
+        return ERR_MALFORMED;
+    *count = le32_load(input->meta);
+    if (*count == 0 || *count > PEER_ENTRIES_MAX ||
+        input->header.meta_bytes != peer_codec_forward_bytes(*count))
+        return ERR_MALFORMED;
+    return decode_entries(input, input->meta + 4, entries, *count, 0);
+}
+
+/* stream u16, zero u16, error i32, sequence u64 */
+void peer_codec_encode_refuse(uint8_t meta[PEER_REFUSE_BYTES], const struct peer_refuse *refuse)
+{
+    le16_store(meta, refuse->stream);
+    le16_store(meta + 2, 0);
+    le32_store(meta + 4, (uint32_t)refuse->error);
+    le64_store(meta + 8, refuse->sequence);
+}
+
+int peer_codec_decode_refuse(const struct peer_input *input, struct peer_refuse *refuse)
+{
+    if (input->header.meta_bytes != PEER_REFUSE_BYTES || le16_load(input->meta + 2) != 0)
+        return ERR_MALFORMED;
+    refuse->stream = le16_load(input->meta);
+    refuse->error = (int32_t)le32_load(input->meta + 4);
+    refuse->sequence = le64_load(input->meta + 8);
+    return refuse->error < 0 ? 0 : ERR_MALFORMED;
+}
