@@ -271,19 +271,40 @@ static void on_socket(void *context, struct core *core, const struct mesh_messag
 struct listener {
     struct io_listener io;
     struct node *node;
-    uint32_t next; /* connection core that gets the next socket */
 };
+
+/* Connections that are or will be on a core: those on their way count too. */
+static uint64_t connections_of(const struct listener *listener, uint32_t core)
+{
+    const struct rpc_server_stats *stats =
+        rpc_server_stats(listener->node->frontends[core]->server);
+    uint64_t ended = __atomic_load_n(&stats->connections_closed, __ATOMIC_RELAXED) +
+                     __atomic_load_n(&stats->connections_refused, __ATOMIC_RELAXED);
+    return listener->node->connections_given[core] - ended;
+}
+
+/* The connection core with the fewest; the first of equals, which on one and two cores is the raft
+ * core: a lone client pays no wake-ups between cores. */
+static uint32_t least_connected(const struct listener *listener)
+{
+    const struct role_map *map = &listener->node->map;
+    uint32_t best = map->connections_first;
+    for (uint32_t core = best + 1; core < map->connections_first + map->connections_count; core++)
+        if (connections_of(listener, core) < connections_of(listener, best))
+            best = core;
+    return best;
+}
 
 static void on_accepted(struct io_listener *io, int32_t fd,
                         const struct io_address *peer maybe_unused)
 {
     struct listener *listener = container_of(io, struct listener, io);
-    const struct role_map *map = &listener->node->map;
     if (fd < 0) {
         log_warn("accept failed", LOG_ERROR(fd));
         return;
     }
-    uint32_t to = map->connections_first + listener->next++ % map->connections_count;
+    uint32_t to = least_connected(listener);
+    listener->node->connections_given[to]++;
     struct mesh_message message = {.kind = MESSAGE_SOCKET, .word = {(uint64_t)fd}};
     core_post(core_current(), to, &message);
 }

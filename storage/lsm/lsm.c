@@ -156,10 +156,14 @@ static void lsm_view_publish(struct lsm *lsm, struct lsm_view *view)
 
 static struct memtable *lsm_memtable_begin(struct lsm *lsm)
 {
+    struct bytes common = bytes_make(&lsm->options.point_table, lsm->options.point_table != 0);
+    if (lsm->active != NULL)
+        common = memtable_common(lsm->active);
     struct memtable *memtable =
         memtable_create(&(struct memtable_options){.bytes_target = lsm->options.memtable_bytes,
                                                    .seed = prng_next(&lsm->prng),
-                                                   .point_table = lsm->options.point_table});
+                                                   .point_table = lsm->options.point_table,
+                                                   .common = common});
     if (memtable == NULL)
         fatal("out of memory for a memtable");
     memtable->id = ++lsm->memtable_id;

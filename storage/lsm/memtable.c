@@ -17,35 +17,47 @@ struct memtable_chunk {
 /* ---- order -----------------------------------------------------------------------------------
  */
 
+/* A key with its digest: a number that orders most keys of a memtable without looking at bytes.
+ * Keys that begin with the memtable's common prefix have the eight bytes behind it, within
+ * [1, UINT64_MAX - 1]; those that sort before all such keys have 0, those behind UINT64_MAX. So
+ * digests never fall along the keys' order, and only equal ones leave it open. */
 struct memtable_target {
     struct bytes key;
-    uint64_t prefix;
+    uint64_t digest;
 };
 
-static inline struct memtable_target memtable_target(struct bytes key)
+static inline uint64_t digest_tail(const uint8_t *from, size_t bytes)
 {
-    if (likely(key.size >= 8))
-        return (struct memtable_target){key, be64_load(key.data)};
-    uint8_t padded[8] = {0};
-    if (key.size > 0)
-        memcpy(padded, key.data, key.size);
-    return (struct memtable_target){key, be64_load(padded)};
+    uint64_t digest;
+    if (likely(bytes >= 8)) {
+        digest = be64_load(from);
+    } else {
+        uint8_t padded[8] = {0};
+        if (bytes > 0)
+            memcpy(padded, from, bytes);
+        digest = be64_load(padded);
+    }
+    return u64_min(u64_max(digest, 1), UINT64_MAX - 1);
 }
 
-/* Negative: `key` sorts before the target. Equal prefixes with a key of up to eight bytes mean that
- * the shorter is a prefix of the longer, so then the sizes decide. */
+static inline struct memtable_target memtable_target(const struct memtable *memtable,
+                                                     struct bytes key)
+{
+    size_t common = memtable->common_bytes;
+    if (likely(key.size >= common &&
+               (common == 0 || memcmp(key.data, memtable->common, common) == 0)))
+        return (struct memtable_target){key, digest_tail(key.data + common, key.size - common)};
+    bool before = bytes_compare(key, bytes_make(memtable->common, common)) < 0;
+    return (struct memtable_target){key, before ? 0 : UINT64_MAX};
+}
+
+/* Negative: `key` sorts before the target. */
 static inline int memtable_compare(const struct memtable_key *key,
                                    const struct memtable_target *target)
 {
-    if (key->prefix != target->prefix)
-        return key->prefix < target->prefix ? -1 : 1;
-    size_t shorter = key->key_bytes < target->key.size ? key->key_bytes : target->key.size;
-    if (shorter > 8) {
-        int order = memcmp(memtable_key_bytes(key).data + 8, target->key.data + 8, shorter - 8);
-        if (order != 0)
-            return order;
-    }
-    return (key->key_bytes > target->key.size) - (key->key_bytes < target->key.size);
+    if (likely(key->digest != target->digest))
+        return key->digest < target->digest ? -1 : 1;
+    return bytes_compare(memtable_key_bytes(key), target->key);
 }
 
 static inline struct memtable_key *memtable_link(const struct memtable_key *key, uint32_t level)
@@ -127,6 +139,9 @@ struct memtable *memtable_create(const struct memtable_options *options)
     while (memtable->chunk_bytes > 16 * KIB && memtable->chunk_bytes > options->bytes_target / 4)
         memtable->chunk_bytes /= 2;
     memtable->point_table = options->point_table;
+    memtable->common_bytes = u64_min(options->common.size, sizeof(memtable->common));
+    if (memtable->common_bytes > 0)
+        memcpy(memtable->common, options->common.data, memtable->common_bytes);
     memtable_index_init(&memtable->index, options->bytes_target);
     prng_init(&memtable->prng, options->seed);
     memtable->head = key_take(memtable, MEMTABLE_HEIGHT_MAX, 0);
@@ -245,7 +260,7 @@ const struct memtable_version *memtable_find(const struct memtable *memtable, st
     if (likely(memtable_is_indexed(memtable, key))) {
         found = memtable_index_find(&memtable->index, key, hash);
     } else {
-        struct memtable_target target = memtable_target(key);
+        struct memtable_target target = memtable_target(memtable, key);
         found = memtable_search(memtable, &target, NULL, &before);
         if (found != NULL && memtable_compare(found, &target) != 0)
             found = NULL;
@@ -256,7 +271,7 @@ const struct memtable_version *memtable_find(const struct memtable *memtable, st
 const struct memtable_version *memtable_seek(const struct memtable *memtable, struct bytes key,
                                              struct lsm_version version)
 {
-    struct memtable_target target = memtable_target(key);
+    struct memtable_target target = memtable_target(memtable, key);
     struct memtable_key *before;
     struct memtable_key *next = memtable_search(memtable, &target, NULL, &before);
     if (next == NULL)
@@ -273,7 +288,7 @@ const struct memtable_version *memtable_seek(const struct memtable *memtable, st
 const struct memtable_version *memtable_seek_before(const struct memtable *memtable,
                                                     struct bytes key, struct lsm_version version)
 {
-    struct memtable_target target = memtable_target(key);
+    struct memtable_target target = memtable_target(memtable, key);
     struct memtable_key *before;
     const struct memtable_key *next = memtable_search(memtable, &target, NULL, &before);
     if (next != NULL && memtable_compare(next, &target) == 0) {
@@ -399,7 +414,7 @@ void memtable_prefetch(const struct memtable *memtable, const struct bytes *keys
     uint32_t level = atomic_load_explicit(&memtable->height, memory_order_relaxed) - 1;
     for (uint32_t i = 0; i < live; i++) {
         walks[i] = (struct memtable_walk){
-            .target = memtable_target(missing[i]), .key = memtable->head, .level = level};
+            .target = memtable_target(memtable, missing[i]), .key = memtable->head, .level = level};
         memtable_walk_look(&walks[i]);
     }
     while (live > 0)
@@ -490,6 +505,31 @@ static struct memtable_version *memtable_build_version(struct memtable *memtable
     return built;
 }
 
+/* Keeps what all keys of the index begin with. */
+static void memtable_observe(struct memtable *memtable, const struct memtable_key *key)
+{
+    struct bytes bytes = memtable_key_bytes(key);
+    if (memtable->sample == NULL) {
+        memtable->sample = key;
+        memtable->sample_common_bytes = bytes.size;
+        return;
+    }
+    const uint8_t *sample = memtable_key_bytes(memtable->sample).data;
+    size_t common = u64_min(memtable->sample_common_bytes, bytes.size);
+    if (memcmp(sample, bytes.data, common) != 0)
+        for (size_t i = 0; i < common; i++)
+            if (sample[i] != bytes.data[i])
+                common = i;
+    memtable->sample_common_bytes = common;
+}
+
+struct bytes memtable_common(const struct memtable *memtable)
+{
+    if (memtable->sample == NULL)
+        return bytes_make(&memtable->point_table, memtable->point_table != 0);
+    return bytes_make(memtable_key_bytes(memtable->sample).data, memtable->sample_common_bytes);
+}
+
 /* Publishes a new key with its first version already in place. */
 static void memtable_link_key(struct memtable *memtable, struct memtable_key *key,
                               struct memtable_key *const *previous, uint64_t hash)
@@ -507,8 +547,10 @@ static void memtable_link_key(struct memtable *memtable, struct memtable_key *ke
         finger->previous[level] = previous[level];
     finger->last = key;
     finger->table = bytes.data[0];
-    if (memtable_is_indexed(memtable, bytes))
+    if (memtable_is_indexed(memtable, bytes)) {
         memtable_index_publish(&memtable->index, key, hash);
+        memtable_observe(memtable, key);
+    }
 }
 
 void memtable_insert(struct memtable *memtable, struct bytes key, struct lsm_version version,
@@ -516,7 +558,7 @@ void memtable_insert(struct memtable *memtable, struct bytes key, struct lsm_ver
 {
     invariant(key.size > 0 && key.size <= LSM_KEY_BYTES_MAX && value.size <= LSM_VALUE_BYTES_MAX);
     invariant(kind == LSM_VALUE || (kind == LSM_TOMBSTONE && value.size == 0));
-    struct memtable_target target = memtable_target(key);
+    struct memtable_target target = memtable_target(memtable, key);
     struct memtable_key *previous[MEMTABLE_HEIGHT_MAX];
     uint64_t hash = memtable_is_indexed(memtable, key) ? bloom_hash(key) : 0;
     struct memtable_key *found = memtable_locate(memtable, &target, hash, previous);
@@ -526,7 +568,7 @@ void memtable_insert(struct memtable *memtable, struct bytes key, struct lsm_ver
     if (found == NULL) {
         uint32_t height = memtable_draw_height(memtable);
         node = key_take(memtable, height, key.size);
-        node->prefix = target.prefix;
+        node->digest = target.digest;
         node->key_bytes = (uint32_t)key.size;
         node->height = height;
         memcpy(&node->next[height], key.data, key.size);

@@ -2,13 +2,13 @@
  * memtable.h - the in-memory part of the map: keys in a skiplist, versions in a chain a key, one
  * writer, wait-free readers.
  *
- * Story     The index holds each key once, small and dense, with its first eight bytes as a
- *           big-endian number; versions, with their values, lie elsewhere in order of arrival. A
- *           key's versions form a chain from the newest to the oldest, with jump pointers as in a
- *           skew-binary list, so an old version is found in O(log n) steps. Keys of the point table
- *           are found through a hash too (memtable_index.h): so do a get and an overwrite. All is
- *           built completely and then published with one release store; nothing is ever unlinked or
- *           moved. The arenas go away at once when no view holds the memtable.
+ * Story     The index holds each key once, small and dense, with the eight bytes behind what most
+ *           keys have in common as a number; versions, with their values, lie elsewhere in order of
+ *           arrival. A key's versions form a chain from the newest to the oldest, with jump
+ *           pointers as in a skew-binary list, so an old version is found in O(log n) steps. Keys
+ *           of the point table are found through a hash too (memtable_index.h): so do a get and an
+ *           overwrite. All is built completely and then published with one release store; nothing
+ *           is ever unlinked or moved. The arenas go away at once when no view holds the memtable.
  * Owner     The raft core inserts. Readers on any core hold it through a view.
  * Threads   memtable_find, memtable_seek*, memtable_next, memtable_row: any core. The rest: owner.
  * Limits    MEMTABLE_HEIGHT_MAX levels with branching 4: good for tens of millions of keys.
@@ -26,8 +26,9 @@
 
 #define MEMTABLE_HEIGHT_MAX 12
 #define MEMTABLE_CHUNK_BYTES                                                                       \
-    ((size_t)(2 * 1024 * 1024)) /* a huge page, where the kernel gives one */
-#define MEMTABLE_FINGERS 8      /* slots, by first key byte */
+    ((size_t)(2 * 1024 * 1024))     /* a huge page, where the kernel gives one */
+#define MEMTABLE_FINGERS          8 /* slots, by first key byte */
+#define MEMTABLE_COMMON_BYTES_MAX 64
 
 /* A row: one version of a key. K1 versions fall along `older`; K2 `jump` is some older one, NULL
  * only for the oldest. */
@@ -43,7 +44,7 @@ struct memtable_version {
 };
 
 struct memtable_key {
-    uint64_t prefix; /* of the key, big-endian, zero-padded */
+    uint64_t digest; /* of the key, in its order (memtable.c) */
     _Atomic(struct memtable_version *) newest;
     uint32_t key_bytes;
     uint32_t height;
@@ -71,14 +72,18 @@ struct memtable {
     struct memtable_key *head;   /* sorts before everything */
     struct memtable_index index; /* of the keys of `point_table` */
     uint8_t point_table;         /* first byte of keys that the index knows; 0: it knows all */
-    _Atomic uint32_t height;     /* levels in use; a stale value only costs steps */
-    _Atomic uint64_t bytes;      /* arena bytes taken */
+    uint8_t common[MEMTABLE_COMMON_BYTES_MAX]; /* what most keys are expected to begin with */
+    size_t common_bytes;
+    _Atomic uint32_t height; /* levels in use; a stale value only costs steps */
+    _Atomic uint64_t bytes;  /* arena bytes taken */
     _Atomic uint64_t logical_bytes;
 
     /* the owner's */
     struct memtable_arena keys, versions;
     size_t chunk_bytes;
     uint64_t row_count;
+    const struct memtable_key *sample; /* some key of the index; NULL: none yet */
+    size_t sample_common_bytes;        /* that all its keys share with it */
     struct prng prng;
     struct memtable_finger fingers[MEMTABLE_FINGERS];
 
@@ -93,10 +98,14 @@ struct memtable_options {
     uint64_t bytes_target; /* sizes chunks and the hash index */
     uint64_t seed;
     uint8_t point_table; /* first byte of the keys in the index; 0: all */
+    struct bytes common; /* what most keys will begin with, see memtable_common(); copied */
 };
 
 must_check struct memtable *memtable_create(const struct memtable_options *options);
 void memtable_destroy(struct memtable *memtable);
+
+/* What the keys of the index had in common: for the next memtable, whose keys will look alike. */
+struct bytes memtable_common(const struct memtable *memtable);
 
 static inline bool memtable_is_indexed(const struct memtable *memtable, struct bytes key)
 {

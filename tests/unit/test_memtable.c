@@ -24,6 +24,9 @@ static void insert(struct memtable *memtable, const char *key, uint64_t version)
                     bytes_from_text(key));
 }
 
+/* With every digest that a memtable may use: none in common, some keys, or all but a few. */
+static const char *const commons[] = {"", "k", "k/", "k/b", "k/prefix", "k/prefix-1", "m", "a"};
+
 Test(memtable, rows_come_by_key_and_then_newest_first)
 {
     static const struct {
@@ -41,19 +44,45 @@ Test(memtable, rows_come_by_key_and_then_newest_first)
     };
     static const char *const want[] = {"k",        "k/b",        "k/b",        "k/pref",
                                        "k/prefix", "k/prefix-1", "k/prefix-2", "r"};
-    struct memtable *memtable = create(MIB, 1);
-    for (size_t i = 0; i < ARRAY_COUNT(rows); i++)
-        insert(memtable, rows[i].key, rows[i].version);
-    const struct memtable_version *node = memtable_first(memtable);
-    uint64_t before = 0;
-    for (size_t i = 0; i < ARRAY_COUNT(want); i++, node = memtable_next(node)) {
-        cr_assert_not_null(node);
-        cr_assert(bytes_equal(key_of(node), bytes_from_text(want[i])), "%zu", i);
-        if (i == 2)
-            cr_assert_lt(node->main, before);
-        before = node->main;
+    for (size_t c = 0; c < ARRAY_COUNT(commons); c++) {
+        struct memtable *memtable =
+            memtable_create(&(struct memtable_options){.bytes_target = MIB,
+                                                       .seed = 1,
+                                                       .point_table = 'k',
+                                                       .common = bytes_from_text(commons[c])});
+        for (size_t i = 0; i < ARRAY_COUNT(rows); i++)
+            insert(memtable, rows[i].key, rows[i].version);
+        const struct memtable_version *node = memtable_first(memtable);
+        uint64_t before = 0;
+        for (size_t i = 0; i < ARRAY_COUNT(want); i++, node = memtable_next(node)) {
+            cr_assert_not_null(node);
+            cr_assert(bytes_equal(key_of(node), bytes_from_text(want[i])), "%zu", i);
+            if (i == 2)
+                cr_assert_lt(node->main, before);
+            before = node->main;
+        }
+        cr_assert_null(node);
+        cr_assert(bytes_equal(memtable_common(memtable), bytes_from_text("k")));
+        memtable_destroy(memtable);
     }
-    cr_assert_null(node);
+}
+
+Test(memtable, what_keys_have_in_common_is_known)
+{
+    struct memtable *memtable = create(MIB, 1);
+    cr_assert(bytes_equal(memtable_common(memtable), bytes_from_text("k")));
+    static const struct {
+        const char *insert, *want;
+    } steps[] = {{"k/registry/pods/a", "k/registry/pods/a"},
+                 {"k/registry/pods/b", "k/registry/pods/"},
+                 {"r/other table", "k/registry/pods/"},
+                 {"k/registry/", "k/registry/"},
+                 {"k/reg", "k/reg"},
+                 {"kz", "k"}};
+    for (size_t i = 0; i < ARRAY_COUNT(steps); i++) {
+        insert(memtable, steps[i].insert, i + 1);
+        cr_assert(bytes_equal(memtable_common(memtable), bytes_from_text(steps[i].want)), "%zu", i);
+    }
     memtable_destroy(memtable);
 }
 
