@@ -26,6 +26,7 @@ struct load {
     uint64_t measure_from_ns, measure_to_ns;
     uint64_t failures;
     struct bytes message;
+    size_t reply_bytes; /* expected */
     struct timer stop;
 };
 
@@ -46,14 +47,13 @@ static void load_answered(struct load_slot *slot, bool is_good)
 static void load_native_reply(void *context, const struct native_reply *reply)
 {
     struct load_slot *slot = context;
-    load_answered(slot, reply->error == 0 && reply->message.size == slot->load->message.size);
+    load_answered(slot, reply->error == 0 && reply->message.size == slot->load->reply_bytes);
 }
 
 static void load_grpc_done(void *context, const struct grpc_client_reply *reply)
 {
     struct load_slot *slot = context;
-    load_answered(slot,
-                  reply->status == GRPC_OK && reply->message.size == slot->load->message.size);
+    load_answered(slot, reply->status == GRPC_OK && reply->message.size == slot->load->reply_bytes);
 }
 
 static void load_next(struct load_slot *slot)
@@ -135,6 +135,7 @@ int load_run(struct core *core, const struct io_address *address,
     load->core = core;
     load->options = options;
     load->message = bytes_make(message, options->message_bytes);
+    load->reply_bytes = options->reply_bytes > 0 ? options->reply_bytes : options->message_bytes;
     load->measure_from_ns = core_now_ns(core) + LOAD_WARM_UP_NS;
     load->measure_to_ns = load->measure_from_ns + options->seconds * NS_PER_S;
     histogram_init(&load->latency);
@@ -147,11 +148,11 @@ int load_run(struct core *core, const struct io_address *address,
     timer_init(&load->stop, load_stop);
     timer_start(core_timers(core), &load->stop, load->measure_to_ns + 100 * NS_PER_MS);
     core_run(core);
-    printf("%s %u x %u, %u B: %.0f requests/s, p50 %.0f us, p99 %.0f us, %llu failures\n",
-           options->native ? "native" : "grpc", options->connections, options->in_flight,
-           options->message_bytes, (double)load->latency.count / options->seconds,
-           (double)histogram_quantile(&load->latency, 0.5) / 1e3,
-           (double)histogram_quantile(&load->latency, 0.99) / 1e3,
-           (unsigned long long)load->failures);
+    printf(
+        "%s %u x %u, %u B to %zu B: %.0f requests/s, p50 %.0f us, p99 %.0f us, %llu failures\n",
+        options->native ? "native" : "grpc", options->connections, options->in_flight,
+        options->message_bytes, load->reply_bytes, (double)load->latency.count / options->seconds,
+        (double)histogram_quantile(&load->latency, 0.5) / 1e3,
+        (double)histogram_quantile(&load->latency, 0.99) / 1e3, (unsigned long long)load->failures);
     return load->latency.count == 0 ? ERR_CLOSED : 0;
 }

@@ -14,6 +14,7 @@ struct load_options {
     uint32_t in_flight; /* on each connection */
     uint32_t seconds;
     uint32_t message_bytes;
+    uint32_t reply_bytes; /* 0: as the message */
 };
 
 int load_run(struct core *core, const struct io_address *address,
