@@ -191,6 +191,8 @@ static const struct metric_family family_protocol_errors =
     COUNTER("raft_client_protocol_errors_total", "Connections closed for malformed bytes.");
 static const struct metric_family family_timeouts =
     COUNTER("raft_client_timeouts_total", "Connections closed by a deadline.");
+static const struct metric_family family_row_cache_hits =
+    COUNTER("raft_row_cache_hits_total", "Rows of tables found in the row cache.");
 static const struct metric_family family_cache_hits =
     COUNTER("raft_block_cache_hits_total", "Blocks found in the cache.");
 static const struct metric_family family_cache_misses =
@@ -241,6 +243,7 @@ static void register_frontend(struct metrics *metrics, const struct frontend *fr
     metrics_register(metrics, &family_connections, "", &stats->connections);
     metrics_register(metrics, &family_protocol_errors, "", &stats->protocol_errors);
     metrics_register(metrics, &family_timeouts, "", &stats->timeouts);
+    metrics_register(metrics, &family_row_cache_hits, "", &reader->row_cache_hits);
     metrics_register(metrics, &family_cache_hits, "", &reader->cache_hits);
     metrics_register(metrics, &family_cache_misses, "", &reader->cache_misses);
     metrics_register(metrics, &family_cache_bytes, "", &reader->cache_bytes);

@@ -7,8 +7,8 @@
  *        [--reply BYTES]
  *
  * The first form serves on one thread, any method of the table by gRPC and by native frames; the
- * second, run beside it on another core, keeps connections x in-flight requests under way and prints
- * requests per second and the latency quantiles. `--reply` has to be the same on both sides.
+ * second, run beside it on another core, keeps connections x in-flight requests under way and
+ * prints requests per second and the latency quantiles. `--reply` has to be the same on both sides.
  *
  * What it is    net/ as raftd uses it, nothing less: nghttp2 decodes each request's header block,
  *               and encodes :status and content-type, a DATA frame, and a trailer block with

@@ -96,7 +96,7 @@ struct lsm_options {
     const char *dir;                     /* created when missing */
     uint64_t memtable_bytes;             /* a full memtable is rotated; 0 = 64 MiB */
     uint32_t memtables_max;              /* active included: more is full pressure; 0 = 4 */
-    uint64_t block_cache_bytes_per_core; /* 0 = 32 MiB */
+    uint64_t block_cache_bytes_per_core; /* a quarter of it for rows; 0 = 32 MiB */
     uint32_t block_bytes;                /* target of a data block before compression; 0 = 4 KiB */
     uint64_t table_bytes;                /* target of a compacted table; 0 = 32 MiB */
     uint64_t level_base_bytes;           /* target of level 1; 0 = 256 MiB */
@@ -254,6 +254,7 @@ struct lsm_reader_stats { /* [reader's] plain counters: a metrics slot may point
     uint64_t gets, gets_waited, cursors;
     uint64_t memtable_hits, bloom_negatives, bloom_false_positives;
     uint64_t cache_hits, cache_misses, cache_evictions, cache_bytes, cache_blocks;
+    uint64_t row_cache_hits, row_cache_bytes;
     uint64_t blocks_read, bytes_read, corrupt_blocks;
 };
 const struct lsm_reader_stats *lsm_reader_stats(const struct lsm_reader *reader);

@@ -142,18 +142,6 @@ static inline const struct memtable_version *memtable_peek(const struct memtable
     return atomic_load_explicit(&key->newest, memory_order_acquire);
 }
 
-/* The head of the version is in the cache already: asks for the rest, or the front of a long one.
- */
-#define MEMTABLE_VERSION_PREFETCH ((size_t)512)
-static inline void memtable_version_prefetch(const struct memtable_version *version)
-{
-    const uint8_t *from = (const uint8_t *)version;
-    size_t bytes = sizeof(*version) + (size_t)version->value_bytes;
-    const uint8_t *end = from + u64_min(bytes, MEMTABLE_VERSION_PREFETCH);
-    for (const uint8_t *line = (const uint8_t *)((uintptr_t)from | 63) + 1; line < end; line += 64)
-        __builtin_prefetch(line);
-}
-
 static inline struct bytes memtable_key_bytes(const struct memtable_key *key)
 {
     return bytes_make((const uint8_t *)&key->next[key->height], key->key_bytes);

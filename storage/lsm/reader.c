@@ -95,7 +95,10 @@ int lsm_reader_open(struct lsm *lsm, struct core *core, struct lsm_reader **resu
         return -ENOMEM;
     reader->lsm = lsm;
     reader->core = core;
-    int status = block_cache_init(&reader->cache, lsm->options.block_cache_bytes_per_core);
+    uint64_t cache_bytes = lsm->options.block_cache_bytes_per_core;
+    uint64_t row_bytes = cache_bytes / READER_ROW_CACHE_SHARE;
+    row_cache_init(&reader->rows, row_bytes);
+    int status = block_cache_init(&reader->cache, cache_bytes - row_bytes);
     if (status < 0) {
         free(reader);
         return status;
@@ -119,6 +122,7 @@ void lsm_reader_close(struct lsm_reader *reader)
                 reader_on_nothing, NULL);
     lsm_cursors_free(reader);
     block_cache_deinit(&reader->cache);
+    row_cache_deinit(&reader->rows);
     free(reader->current);
     atomic_store(&reader_slot(reader)->floor, UINT64_MAX);
     reader_post_released(reader);
@@ -129,6 +133,7 @@ const struct lsm_reader_stats *lsm_reader_stats(const struct lsm_reader *reader)
 {
     struct lsm_reader_stats *stats = &((struct lsm_reader *)(uintptr_t)reader)->stats;
     stats->cache_bytes = reader->cache.bytes;
+    stats->row_cache_bytes = reader->rows.bytes;
     stats->cache_blocks = reader->cache.blocks;
     stats->cache_evictions = reader->cache.evictions;
     return stats;
@@ -289,36 +294,53 @@ static bool reader_get_memtables(struct lsm_reader *reader, struct reader_view *
     return false;
 }
 
+/* What a look-up ahead has found of one key: at most one of the two. */
+struct reader_ahead {
+    uint64_t hash;
+    const struct memtable_key *key;
+    const struct memtable_version *version;
+    const struct cached_row *cached;
+};
+
+static void reader_ahead_find(const struct lsm_reader *reader, const struct lsm_view *view,
+                              struct reader_ahead *ahead)
+{
+    for (uint32_t m = 0; m < view->memtable_count && ahead->key == NULL; m++)
+        ahead->key = memtable_index_peek(&view->memtables[m]->index, ahead->hash);
+    if (ahead->key != NULL) {
+        __builtin_prefetch(ahead->key);
+        return;
+    }
+    ahead->cached = row_cache_peek(&reader->rows, ahead->hash);
+    if (ahead->cached != NULL)
+        memory_prefetch(ahead->cached, sizeof(*ahead->cached));
+}
+
 /* Each step starts the misses of the next for all keys: bucket, key, version, value. */
 void lsm_reader_prefetch(struct lsm_reader *reader, const struct bytes *keys, uint32_t count)
 {
     const struct lsm_view *view = reader_view_current(reader)->view;
-    uint64_t hashes[LSM_READER_PREFETCH_MAX];
-    const struct memtable_key *found[LSM_READER_PREFETCH_MAX];
-    const struct memtable_version *versions[LSM_READER_PREFETCH_MAX];
-    uint32_t found_count = 0;
+    struct reader_ahead aheads[LSM_READER_PREFETCH_MAX];
     invariant(count <= LSM_READER_PREFETCH_MAX);
     for (uint32_t i = 0; i < count; i++) {
-        hashes[i] = bloom_hash(keys[i]);
+        aheads[i] = (struct reader_ahead){.hash = bloom_hash(keys[i])};
         for (uint32_t m = 0; m < view->memtable_count; m++)
-            memtable_index_prefetch(&view->memtables[m]->index, hashes[i]);
+            memtable_index_prefetch(&view->memtables[m]->index, aheads[i].hash);
+        row_cache_prefetch(&reader->rows, aheads[i].hash);
     }
-    for (uint32_t i = 0; i < count; i++) {
-        const struct memtable_key *key = NULL;
-        for (uint32_t m = 0; m < view->memtable_count && key == NULL; m++)
-            key = memtable_index_peek(&view->memtables[m]->index, hashes[i]);
-        if (key == NULL)
-            continue;
-        found[found_count++] = key;
-        __builtin_prefetch(key);
-    }
-    for (uint32_t i = 0; i < found_count; i++) {
-        versions[i] = memtable_peek(found[i]);
-        __builtin_prefetch(versions[i]);
-    }
-    for (uint32_t i = 0; i < found_count; i++)
-        if (versions[i] != NULL)
-            memtable_version_prefetch(versions[i]);
+    for (uint32_t i = 0; i < count; i++)
+        reader_ahead_find(reader, view, &aheads[i]);
+    for (uint32_t i = 0; i < count; i++)
+        if (aheads[i].key != NULL) {
+            aheads[i].version = memtable_peek(aheads[i].key);
+            __builtin_prefetch(aheads[i].version);
+        } else if (aheads[i].cached != NULL) {
+            const struct cached_row *cached = aheads[i].cached;
+            memory_prefetch(cached->data, cached->key_bytes + (size_t)cached->value_bytes);
+        }
+    for (uint32_t i = 0; i < count; i++)
+        if (aheads[i].version != NULL)
+            memory_prefetch(aheads[i].version->value, aheads[i].version->value_bytes);
 }
 
 static bool reader_view_has_tables(const struct lsm_view *view)
@@ -329,23 +351,71 @@ static bool reader_view_has_tables(const struct lsm_view *view)
     return false;
 }
 
+/* Flushes happen in order, so the eldest memtable tells which rows the tables of a view have. */
+static uint64_t reader_view_epoch(const struct lsm_view *view)
+{
+    return view->memtables[view->memtable_count - 1]->id;
+}
+
+static bool reader_get_cached(struct lsm_reader *reader, const struct lsm_view *view,
+                              struct bytes key, uint64_t hash, struct lsm_version version_max,
+                              struct lsm_row *row)
+{
+    struct cached_row *cached = row_cache_find(&reader->rows, key, hash);
+    if (cached == NULL || cached->epoch != reader_view_epoch(view) ||
+        lsm_version_compare(cached->version, version_max) > 0)
+        return false;
+    *row = (struct lsm_row){.key = key,
+                            .value = bytes_make(cached->data + key.size, cached->value_bytes),
+                            .version = cached->version,
+                            .kind = (enum lsm_kind)cached->kind,
+                            .pin_kind = READER_PIN_ROW,
+                            .pin = cached};
+    cached->pins++;
+    reader->rows_held++;
+    reader->stats.row_cache_hits++;
+    return true;
+}
+
+/* The newest row of the tables first, because that can be kept; if the read is not allowed to see
+ * it, what it is allowed to see. */
+static int reader_get_below(struct reader_lookup *lookup, const struct lsm_view *view,
+                            struct lsm_version version_max)
+{
+    struct lsm_reader *reader = lookup->reader;
+    int status = reader_get_tables(lookup, view->levels);
+    if (status != 0)
+        return status;
+    if (likely(lsm_version_compare(lookup->row->version, version_max) <= 0)) {
+        row_cache_insert(&reader->rows, lookup->row, lookup->hash, reader_view_epoch(view));
+        return 0;
+    }
+    lsm_row_release(reader, lookup->row);
+    lookup->target = sst_target_make(lookup->target.key, version_max);
+    return reader_get_tables(lookup, view->levels);
+}
+
 static int reader_get(struct lsm_reader *reader, struct bytes key, struct lsm_version version_max,
                       bool may_wait, struct lsm_row *row)
 {
     invariant(key.size > 0 && core_current() == reader->core);
     struct reader_view *held = reader_view_current(reader);
+    uint64_t hash = bloom_hash(key);
     reader->stats.gets++;
     reader->stats.gets_waited += may_wait;
-    uint64_t hash = bloom_hash(key);
     if (reader_get_memtables(reader, held, key, hash, version_max, row))
         return 0;
     if (!reader_view_has_tables(held->view))
         return ERR_NOT_FOUND;
-    struct reader_lookup lookup = {
-        .reader = reader, .target = sst_target_make(key, version_max), .hash = hash, .row = row};
+    if (reader_get_cached(reader, held->view, key, hash, version_max, row))
+        return 0;
+    struct reader_lookup lookup = {.reader = reader,
+                                   .target = sst_target_make(key, LSM_VERSION_MAX),
+                                   .hash = hash,
+                                   .row = row};
     reader_blocks_init(&lookup.blocks, reader, may_wait, CACHE_NORMAL);
     held->pins++;
-    int status = reader_get_tables(&lookup, held->view->levels);
+    int status = reader_get_below(&lookup, held->view, version_max);
     reader_view_release(reader, held);
     return status;
 }
@@ -372,6 +442,9 @@ void lsm_row_release(struct lsm_reader *reader, struct lsm_row *row)
         break;
     case READER_PIN_BLOCK:
         block_cache_release(row->pin);
+        break;
+    case READER_PIN_ROW:
+        row_cache_release(row->pin);
         break;
     }
     invariant(reader->rows_held > 0);

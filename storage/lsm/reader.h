@@ -11,6 +11,7 @@
 
 #include "storage/lsm/block_cache.h"
 #include "storage/lsm/lsm_private.h"
+#include "storage/lsm/row_cache.h"
 #include "storage/lsm/table_iterator.h"
 
 struct reader_view {
@@ -19,7 +20,12 @@ struct reader_view {
     struct reader_view *older;
 };
 
-enum reader_pin { READER_PIN_NONE = 0, READER_PIN_VIEW = 1, READER_PIN_BLOCK = 2 };
+enum reader_pin {
+    READER_PIN_NONE = 0,
+    READER_PIN_VIEW = 1,
+    READER_PIN_BLOCK = 2,
+    READER_PIN_ROW = 3
+};
 
 /* Blocks through the reader's cache. */
 struct reader_blocks {
@@ -34,10 +40,13 @@ struct lsm_reader {
     struct core *core;
     struct reader_view *current; /* newest; older ones follow */
     struct block_cache cache;
+    struct row_cache rows; /* a share of the block cache's budget */
     struct lsm_reader_stats stats;
     struct lsm_cursor *idle_cursors; /* kept for reuse */
     uint32_t idle_cursor_count, rows_held, cursors_open;
 };
+
+#define READER_ROW_CACHE_SHARE 4 /* one part in so many of block_cache_bytes_per_core */
 
 void reader_blocks_init(struct reader_blocks *blocks, struct lsm_reader *reader, bool may_wait,
                         enum cache_priority priority);
