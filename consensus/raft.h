@@ -309,10 +309,9 @@ must_check int raft_propose(struct raft *raft, struct entry *entries, uint32_t e
  */
 must_check int raft_read_index(struct raft *raft, uint64_t id);
 
-/* True while every quorum is this node alone, it leads, and its state machine has reached its own
- * term: then what raft_read_index() would answer, at once, is what was already applied or is not
- * yet acknowledged to anybody. Turns false before ready shows a message that could make another
- * leader. */
+/* True while this node is the only member, leads, and its state machine has reached its own term:
+ * then what raft_read_index() would answer, at once, is what was already applied or is not yet
+ * acknowledged to anybody. Turns false before ready shows a message to another member. */
 bool raft_reads_are_local(const struct raft *raft);
 
 /* Starts an election now, if this node may. */

@@ -18,13 +18,15 @@ static bool is_alone(const struct raft_id_set *voters, uint64_t id)
     return voters->count == 1 && raft_id_set_has(voters, id);
 }
 
-/* Whoever may commit alone may read alone. The outgoing majority counts while there is one. */
+/* Whoever may commit alone may read alone. The outgoing majority counts while there is one. With a
+ * learner the answer is no: it may apply, and acknowledge to its own clients, what is committed
+ * here and not applied yet. */
 bool raft_reads_are_local(const struct raft *raft)
 {
     const struct raft_config *config = &raft->config;
     uint64_t id = raft->options.id;
     return raft_own_term_committed(raft) && raft->log.applied_index >= raft->term_start_index &&
-           is_alone(&config->voters, id) &&
+           is_alone(&config->voters, id) && config->learners.count == 0 &&
            (config->outgoing.count == 0 || is_alone(&config->outgoing, id));
 }
 

@@ -39,14 +39,13 @@ struct role_map {
 /* Written by the raft core.
  *
  * Local reads, while `reads_local` is set (raft_reads_are_local()):
- * L1  no other node can commit, and this one acknowledges a write only after the state that
+ * L1  no other node has any entry, and this one acknowledges a write only after the state that
  *     contains it was published (mvcc_shared_publish(), then MESSAGE_PROPOSED). So a read that
  *     loads the published state after it arrived sees every write acknowledged before: it is
  *     linearizable without a question to the raft core.
- * L2  it is cleared before any message leaves that lets another node be elected or vote (the
- *     driver publishes it ahead of what raft_ready() shows). A write that another leader
- *     acknowledged therefore happened after the clearing, and so did a read that its client sent
- *     next. */
+ * L2  it is cleared before any message leaves for another member (the driver publishes it ahead of
+ *     what raft_ready() shows). A write that another member acknowledged therefore happened after
+ *     the clearing, and so did a read that its client sent next. */
 struct node_shared {
     _Alignas(CACHE_LINE_BYTES) _Atomic uint64_t term;
     _Atomic uint64_t leader;     /* member id, 0 = none */
