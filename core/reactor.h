@@ -225,7 +225,11 @@ struct io_connect {
 };
 void reactor_connect(struct reactor *reactor, struct io_connect *connect);
 
-/* Takes over a descriptor on this core; sets TCP_NODELAY. `received` and `closed` must be set. */
+/* Takes over a descriptor on this core; sets TCP_NODELAY, and what ends the socket with an error
+ * when its peer vanished: 60 s of silence, then probes. `received` and `closed` must be set. */
+#define IO_KEEPALIVE_IDLE_S     60
+#define IO_KEEPALIVE_INTERVAL_S 10
+#define IO_KEEPALIVE_PROBES     3
 void io_socket_attach(struct reactor *reactor, struct io_socket *socket, int32_t fd);
 void io_socket_receive(struct io_socket *socket); /* start, or go on after a stop */
 void io_socket_receive_stop(

@@ -303,6 +303,27 @@ static void socket_op_end(struct io_socket *socket, enum socket_op bit)
     socket->reactor->ops_pending--;
 }
 
+/* A peer that vanished without a word ends the socket with an error: when it is silent by the
+ * kernel's probes, when something waits for its acknowledgement by the user timeout. */
+static void socket_options(int32_t fd)
+{
+    static const struct {
+        int level, name, value;
+    } options[] = {
+        {IPPROTO_TCP, TCP_NODELAY, 1},
+        {SOL_SOCKET, SO_KEEPALIVE, 1},
+        {IPPROTO_TCP, TCP_KEEPIDLE, IO_KEEPALIVE_IDLE_S},
+        {IPPROTO_TCP, TCP_KEEPINTVL, IO_KEEPALIVE_INTERVAL_S},
+        {IPPROTO_TCP, TCP_KEEPCNT, IO_KEEPALIVE_PROBES},
+        {IPPROTO_TCP, TCP_USER_TIMEOUT,
+         (IO_KEEPALIVE_IDLE_S + IO_KEEPALIVE_INTERVAL_S * IO_KEEPALIVE_PROBES) * 1000},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(options); i++)
+        if (setsockopt(fd, options[i].level, options[i].name, &options[i].value,
+                       sizeof(options[i].value)) != 0)
+            return; /* not TCP, or reset already: the first receive tells */
+}
+
 void io_socket_attach(struct reactor *reactor, struct io_socket *socket, int32_t fd)
 {
     invariant(fd >= 0);
@@ -314,9 +335,7 @@ void io_socket_attach(struct reactor *reactor, struct io_socket *socket, int32_t
     socket->fd = fd;
     socket->receiving = socket->starved = socket->closing = false;
     socket->in_flight = 0;
-    int on = 1;
-    if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0)
-        (void)on; /* not TCP, or reset already: the first receive tells */
+    socket_options(fd);
 }
 
 static void recv_arm(struct io_socket *socket)

@@ -5,6 +5,7 @@
 #include <zlib.h>
 
 #include "net/grpc.h"
+#include "tests/unit/heap_bytes.h"
 #include "net/rpc_internal.h"
 
 /*
@@ -941,5 +942,70 @@ Test(http2_server, garbage_after_the_preface_ends_the_connection)
     connection_input(&world->connection, (const uint8_t *)garbage, sizeof(garbage) - 1);
     connection_flush(&world->connection);
     cr_expect(world->connection.ending);
+    world_destroy(world);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------
+ */
+
+/* nghttp2's frame buffer is 16 KiB, of which a client that gets small frames touches one page. */
+#define IDLE_BYTES_MAX          (28 * 1024)
+#define IDLE_RESIDENT_BYTES_MAX (24 * 1024)
+
+/* As clients do before they fall silent: preface, SETTINGS, their acknowledgement, one call. */
+static size_t idle_input(uint8_t *to)
+{
+    static const char preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+                                  "\0\0\0\4\0\0\0\0\0"
+                                  "\0\0\0\4\1\0\0\0\0";
+    static const char headers[] = "\x83\x86\x44\x09/t.T/Echo\x41\x09"
+                                  "somewhere\x40\x02te\x08trailers\x40\x0c"
+                                  "content-type\x10"
+                                  "application/grpc";
+    uint8_t *at = to;
+    memcpy(at, preface, sizeof(preface) - 1);
+    at += sizeof(preface) - 1;
+    const uint8_t headers_frame[] = {0, 0, sizeof(headers) - 1, 1, 4, 0, 0, 0, 1};
+    memcpy(at, headers_frame, sizeof(headers_frame));
+    memcpy(at + sizeof(headers_frame), headers, sizeof(headers) - 1);
+    at += sizeof(headers_frame) + sizeof(headers) - 1;
+    const uint8_t data_frame[] = {0, 0, 10, 0, 1, 0, 0, 0, 1};
+    memcpy(at, data_frame, sizeof(data_frame));
+    at += sizeof(data_frame);
+    at += put_message(at, "hello");
+    return (size_t)(at - to);
+}
+
+Test(http2_server, an_idle_connection_takes_little_memory)
+{
+    enum { CONNECTIONS = 1000 };
+    static struct connection *connections[CONNECTIONS];
+    uint8_t input[256];
+    size_t input_bytes = idle_input(input);
+    struct world *world = world_make(NULL, 0, 1 << 20);
+    world_pump(world); /* what the first connection of a core sets up is not counted */
+    size_t before = heap_bytes(), resident_before = resident_bytes();
+    for (uint32_t i = 0; i < CONNECTIONS; i++) {
+        struct connection *connection = malloc(sizeof(*connection));
+        connections[i] = connection;
+        connection_init(connection, &world->server, RPC_PORT_CLIENT);
+        connection_input(connection, input, input_bytes);
+        connection_flush(connection);
+        cr_assert_gt(connection->out.bytes, 50);
+        outbuf_consume(&connection->out, connection->out.bytes);
+    }
+    size_t each = (heap_bytes() - before) / CONNECTIONS;
+    size_t resident_each = (resident_bytes() - resident_before) / CONNECTIONS;
+    cr_expect_eq(world->server.stats.handled[1][GRPC_OK], CONNECTIONS);
+    cr_expect_gt(each, sizeof(struct connection), "%zu bytes", each);
+    cr_expect_lt(each, IDLE_BYTES_MAX, "%zu bytes", each);
+    cr_expect_lt(resident_each, IDLE_RESIDENT_BYTES_MAX, "%zu bytes", resident_each);
+    while (queue_pop(&world->server.dirty) != NULL)
+        ;
+    for (uint32_t i = 0; i < CONNECTIONS; i++) {
+        connection_close(connections[i]);
+        outbuf_deinit(&connections[i]->out);
+        free(connections[i]);
+    }
     world_destroy(world);
 }

@@ -4,6 +4,7 @@
 #include "net/native_frame.h"
 #include "net/pb.h"
 #include "net/rpc_internal.h"
+#include "tests/unit/heap_bytes.h"
 
 /* A detached server; frames in and out are made and read by hand. */
 
@@ -368,5 +369,38 @@ Test(native_server, shutdown_announces_and_refuses)
     cr_expect_not(connection.protocol->is_done(&connection));
     rpc_reply(held[0], held[0]->request);
     cr_expect(connection.protocol->is_done(&connection));
+    end();
+}
+
+#define IDLE_BYTES_MAX 2048
+
+Test(native_server, an_idle_connection_takes_little_memory)
+{
+    enum { CONNECTIONS = 200 };
+    static struct connection *connections[CONNECTIONS];
+    uint8_t wire[128];
+    size_t bytes = put(wire, 1, 1, 0, "payload");
+    begin(NULL);
+    connection_input(&connection, wire, bytes); /* what the first call of a core takes */
+    outbuf_consume(&connection.out, connection.out.bytes);
+    size_t before = heap_bytes();
+    for (uint32_t i = 0; i < CONNECTIONS; i++) {
+        connections[i] = malloc(sizeof(*connections[i]));
+        connection_init(connections[i], &server, RPC_PORT_CLIENT);
+        connection_input(connections[i], wire, bytes / 2); /* a frame in two pieces, then silence */
+        connection_input(connections[i], wire + bytes / 2, bytes - bytes / 2);
+        cr_assert_gt(connections[i]->out.bytes, NATIVE_HEADER_BYTES);
+        outbuf_consume(&connections[i]->out, connections[i]->out.bytes);
+    }
+    size_t each = (heap_bytes() - before) / CONNECTIONS;
+    cr_expect_geq(each, sizeof(struct connection), "%zu bytes", each);
+    cr_expect_lt(each, IDLE_BYTES_MAX, "%zu bytes", each);
+    while (queue_pop(&server.dirty) != NULL)
+        ;
+    for (uint32_t i = 0; i < CONNECTIONS; i++) {
+        connection_close(connections[i]);
+        outbuf_deinit(&connections[i]->out);
+        free(connections[i]);
+    }
     end();
 }

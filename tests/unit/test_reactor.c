@@ -4,6 +4,8 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -11,6 +13,7 @@
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -723,6 +726,33 @@ Test(reactor_net, close_while_recv_and_send_are_in_flight)
 {
     for (size_t i = 0; i < ARRAY_COUNT(feature_sets); i++)
         close_in_flight(feature_sets[i]);
+}
+
+Test(reactor_net, a_vanished_peer_is_noticed)
+{
+    static const struct {
+        const char *why;
+        int level, name, value;
+    } options[] = {
+        {"small replies are not held back", IPPROTO_TCP, TCP_NODELAY, 1},
+        {"silence is probed", SOL_SOCKET, SO_KEEPALIVE, 1},
+        {"... after a minute", IPPROTO_TCP, TCP_KEEPIDLE, 60},
+        {"... every ten seconds", IPPROTO_TCP, TCP_KEEPINTVL, 10},
+        {"... three times", IPPROTO_TCP, TCP_KEEPCNT, 3},
+        {"what is sent must be acknowledged", IPPROTO_TCP, TCP_USER_TIMEOUT, 90000},
+    };
+    struct reactor *reactor = reactor_open_default(NULL);
+    struct io_socket io = {.received = stuck_received, .closed = stuck_closed};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    io_socket_attach(reactor, &io, fd);
+    for (size_t i = 0; i < ARRAY_COUNT(options); i++) {
+        int value = -1;
+        socklen_t bytes = sizeof(value);
+        cr_assert_eq(getsockopt(fd, options[i].level, options[i].name, &value, &bytes), 0);
+        cr_expect_eq(value, options[i].value, "%s", options[i].why);
+    }
+    close(fd);
+    reactor_destroy(reactor);
 }
 
 struct refused {
