@@ -5,6 +5,8 @@
 
 #include "core/invariant.h"
 
+#define GRPC_TIMEOUT_NS_MIN (10 * NS_PER_US) /* no reply travels in less */
+
 /* ---- headers -----------------------------------------------------------------------------------
  */
 
@@ -55,6 +57,8 @@ static void grpc_header_timeout(struct grpc_stream *stream, struct bytes text)
     struct rpc_call *call = stream->call;
     if (grpc_parse_timeout(text, &timeout_ns) < 0)
         stream->bad_timeout = true;
+    else if (timeout_ns < GRPC_TIMEOUT_NS_MIN)
+        stream->late = true;
     else if (call != NULL && call->deadline_ns == UINT64_MAX)
         rpc_call_set_deadline(call, call->started_ns + timeout_ns);
 }
@@ -67,6 +71,8 @@ static void grpc_header_encoding(struct grpc_stream *stream, struct bytes name)
         stream->encoding = GRPC_ENCODING_GZIP;
     else
         stream->encoding = GRPC_ENCODING_UNKNOWN;
+    if (stream->encoding == GRPC_ENCODING_UNKNOWN && stream->call != NULL)
+        stream->unknown_encoding = arena_copy(&stream->call->arena, name);
 }
 
 /* Lengths tell the few names we care about apart; everything else is skipped. */
@@ -97,10 +103,11 @@ static int http2_on_header(nghttp2_session *session, const nghttp2_frame *frame,
             call->requires_leader = value_bytes == 4 && memcmp(value, "true", 4) == 0;
         break;
     case 12:
-        if (header_is(name, "content-type", 12))
+        if (header_is(name, "content-type", 12)) {
+            stream->is_proto = value_bytes == 22 && memcmp(value + 16, "+proto", 6) == 0;
             stream->is_grpc = value_bytes >= 16 && memcmp(value, "application/grpc", 16) == 0 &&
                               (value_bytes == 16 || value[16] == '+' || value[16] == ';');
-        else if (header_is(name, "grpc-timeout", 12))
+        } else if (header_is(name, "grpc-timeout", 12))
             grpc_header_timeout(stream, text);
         break;
     case 13:
@@ -169,10 +176,16 @@ static void grpc_on_request_headers(struct grpc_stream *stream)
     } else if (stream->method == NULL) {
         grpc_refuse_unknown_path(stream);
     } else if (stream->encoding == GRPC_ENCODING_UNKNOWN) {
-        grpc_stream_refuse(stream, GRPC_UNIMPLEMENTED,
-                           "grpc: Decompressor is not installed for grpc-encoding");
+        char text[128];
+        snprintf(text, sizeof(text),
+                 "grpc: Decompressor is not installed for grpc-encoding \"%.*s\"",
+                 (int)u64_min(stream->unknown_encoding.size, 64),
+                 (const char *)stream->unknown_encoding.data);
+        grpc_stream_refuse(stream, GRPC_UNIMPLEMENTED, text);
     } else if (stream->bad_timeout) {
         grpc_stream_refuse(stream, GRPC_INTERNAL, "malformed grpc-timeout");
+    } else if (stream->late) {
+        grpc_stream_refuse(stream, GRPC_DEADLINE_EXCEEDED, err_text(ERR_DEADLINE));
     } else {
         if (stream->method->kind == RPC_BIDI) {
             grpc_stream_set_receiving(stream, false);
@@ -434,8 +447,9 @@ static void grpc_unary_data(struct grpc_stream *stream, const uint8_t *data, siz
     }
     if (stream->in_bytes < GRPC_PREFIX_BYTES || !grpc_check_prefix(stream, stream->in))
         return;
-    if (stream->in_bytes > GRPC_PREFIX_BYTES + (size_t)grpc_prefix_length(stream->in))
-        grpc_stream_fail(stream, GRPC_INTERNAL, "more than one message for a unary method");
+    /* What follows the message of a unary call is ignored, as grpc-go does. */
+    size_t whole = GRPC_PREFIX_BYTES + (size_t)grpc_prefix_length(stream->in);
+    stream->in_bytes = (uint32_t)u64_min(stream->in_bytes, whole);
 }
 
 static int http2_on_data_chunk(nghttp2_session *session, uint8_t flags, int32_t stream_id,

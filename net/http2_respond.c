@@ -16,6 +16,11 @@ static const nghttp2_nv response_headers[] = {
     STATIC_NV(":status", "200"),
     STATIC_NV("content-type", "application/grpc"),
 };
+static const nghttp2_nv response_headers_proto[] = {
+    STATIC_NV(":status", "200"),
+    STATIC_NV("content-type", "application/grpc+proto"),
+};
+_Static_assert(ARRAY_COUNT(response_headers_proto) == ARRAY_COUNT(response_headers), "one shape");
 static const nghttp2_nv trailer_ok = STATIC_NV("grpc-status", "0");
 static const nghttp2_nv accept_encoding = STATIC_NV("grpc-accept-encoding", "identity,gzip");
 
@@ -33,6 +38,11 @@ static void http2_check(struct http2 *http2, int result)
         connection_end(http2->connection);
 }
 
+static const nghttp2_nv *grpc_response_headers(const struct grpc_stream *stream)
+{
+    return unlikely(stream->is_proto) ? response_headers_proto : response_headers;
+}
+
 /* Response headers now, or what waits in `out` when they went before. */
 static void grpc_stream_kick(struct grpc_stream *stream)
 {
@@ -40,7 +50,8 @@ static void grpc_stream_kick(struct grpc_stream *stream)
     if (!stream->responded) {
         nghttp2_data_provider provider = {.source.ptr = stream, .read_callback = grpc_read};
         stream->responded = true;
-        http2_check(http2, nghttp2_submit_response(http2->session, stream->id, response_headers,
+        http2_check(http2, nghttp2_submit_response(http2->session, stream->id,
+                                                   grpc_response_headers(stream),
                                                    ARRAY_COUNT(response_headers), &provider));
     } else if (stream->deferred) {
         stream->deferred = false;
@@ -90,7 +101,7 @@ static void grpc_submit_trailers_only(struct grpc_stream *stream, enum grpc_stat
 {
     struct http2 *http2 = stream->http2;
     char digits[4], escaped[GRPC_TEXT_BYTES_MAX];
-    nghttp2_nv headers[5] = {response_headers[0], response_headers[1],
+    nghttp2_nv headers[5] = {response_headers[0], grpc_response_headers(stream)[1],
                              grpc_status_nv(status, digits)};
     size_t count = 3;
     size_t text_bytes = grpc_escape_message(text, escaped, sizeof(escaped));

@@ -47,12 +47,15 @@ struct grpc_stream {
     const struct rpc_method *method;
     struct grpc_stream *next, *previous; /* of the connection; next: also of the free list */
     struct grpc_stream *delayed_next, *delayed_previous;
-    struct bytes unknown_path; /* in the call's arena, when no method has it */
+    struct bytes unknown_path;     /* in the call's arena, when no method has it */
+    struct bytes unknown_encoding; /* in the call's arena, with GRPC_ENCODING_UNKNOWN */
     int32_t id;
     uint8_t encoding;
     uint8_t status;        /* enum grpc_status, once finished */
     bool is_post, is_grpc; /* what the headers said */
+    bool is_proto;         /* content-type has the suffix, and so has the reply's */
     bool bad_timeout;
+    bool late;            /* the timeout was over when it arrived */
     bool receiving;       /* S4 */
     bool dispatched;      /* the handler has the request */
     bool active;          /* S5 */
