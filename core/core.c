@@ -130,6 +130,18 @@ void core_on_turn_end(struct core *core, void (*hook)(void *context), void *cont
     core->hooks[core->hook_count++] = (struct core_hook){.run = hook, .context = context};
 }
 
+static void hook_nothing(void *context)
+{
+    (void)context;
+}
+
+void core_forget_turn_end(struct core *core, const void *context)
+{
+    for (uint32_t i = 0; i < core->hook_count; i++)
+        if (core->hooks[i].context == context)
+            core->hooks[i] = (struct core_hook){.run = hook_nothing};
+}
+
 void core_expect_soon(struct core *core, bool expecting)
 {
     core->expecting_soon |= expecting;

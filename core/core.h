@@ -60,6 +60,9 @@ void core_handle(struct core *core, uint16_t kind, core_message_handler *handler
 /* Called at the end of each round of a turn, in order of registration. */
 void core_on_turn_end(struct core *core, void (*hook)(void *context), void *context);
 
+/* What registered with this context is called no more: before its memory goes. */
+void core_forget_turn_end(struct core *core, const void *context);
+
 /* Sends to another core (or this one). False: ring full; try again next turn (core_post() below
  * queues for you). */
 must_check bool core_send(struct core *core, uint32_t to, const struct mesh_message *message);

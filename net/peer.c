@@ -270,6 +270,8 @@ static int on_frame(void *context, const struct peer_input *input)
     if (peer != NULL)
         peer->heard_ns = core_now_ns(peers->core);
     peers->stats.frames_received++;
+    peers->stats.bytes_received +=
+        PEER_HEADER_BYTES + input->header.meta_bytes + input->header.payload_bytes;
     switch (input->header.kind) {
     case PEER_KIND_HELLO:
         return on_hello(peers, link, input);
@@ -320,8 +322,6 @@ static void on_closed(struct peer_link *link, int error)
 {
     struct peers *peers = link->owner;
     struct peer *peer = peer_find(peers, link->id);
-    peers->stats.bytes_sent += link->bytes_sent;
-    peers->stats.bytes_received += link->bytes_received;
     if (error == ERR_MALFORMED || error == ERR_VERSION || error == ERR_LIMIT)
         peers->stats.frames_malformed++;
     link_forget(peers, link);
@@ -531,6 +531,7 @@ void peers_send_end(struct peers *peers, const struct peer_frame_out *frame)
     struct peer_header header = header_make(peers, frame->kind, frame->to, frame->meta_bytes);
     header.payload_bytes = frame->payload_bytes;
     peers->stats.frames_sent++;
+    peers->stats.bytes_sent += PEER_HEADER_BYTES + frame->meta_bytes + frame->payload_bytes;
     peer_link_frame_end(link, &header);
 }
 

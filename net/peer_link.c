@@ -45,7 +45,6 @@ static void on_received(struct io_socket *socket, const uint8_t *bytes, int32_t 
         return;
     }
     link->heard_ns = core_now_ns(link->core);
-    link->bytes_received += (uint32_t)count;
     link->inside = true;
     int error = peer_reader_feed(&link->reader, bytes, (size_t)count, &link->calls->reader, link);
     link->inside = false;
@@ -121,7 +120,6 @@ static void on_sent(struct io_op *op, int32_t result)
         peer_link_close(link, result < 0 ? result : ERR_CLOSED);
         return;
     }
-    link->bytes_sent += (uint32_t)result;
     outbuf_consume(&link->out, (size_t)result);
     if (link->out.bytes == 0 && link->close_when_sent)
         peer_link_close(link, link->error);

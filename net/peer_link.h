@@ -47,7 +47,6 @@ struct peer_link {
     bool connecting, open, sending, closing, close_when_sent;
     bool inside; /* a callback of the reader runs */
     int error;
-    uint64_t bytes_sent, bytes_received;
 };
 
 /* NULL when out of memory. */

@@ -195,6 +195,7 @@ void rpc_server_destroy(struct rpc_server *server)
     invariant(server->sockets == 0);
     rpc_flush(server); /* frees closed connections that were on the dirty queue */
     timer_stop(core_timers(server->core), &server->tick);
+    core_forget_turn_end(server->core, server);
     rpc_server_deinit(server);
     free(server);
 }

@@ -108,6 +108,44 @@ int log_role_start(struct node *node, struct core *core, struct wal_recovered *r
     return 0;
 }
 
+struct reset {
+    struct node *node;
+    uint64_t index, term;
+    struct wal_recovered *recovered;
+};
+
+static void reset_run(void *argument)
+{
+    struct reset *reset = argument;
+    struct wal_recovered *recovered = reset->recovered;
+    struct hard_state *hard_state = &recovered->hard_state;
+    struct cut cut = {.append = {.kind = WAL_APPEND_RESET,
+                                 .index = reset->index,
+                                 .term = reset->term,
+                                 .has_hard_state = true,
+                                 .done = cut_done}};
+    if (hard_state->term < reset->term) /* no vote was given in a term that was not known */
+        *hard_state = (struct hard_state){.term = reset->term};
+    hard_state->commit = reset->index;
+    cut.append.hard_state = *hard_state;
+    queue_link_init(&cut.append.link);
+    fiber_event_init(&cut.done);
+    wal_append(reset->node->log->wal, &cut.append);
+    wal_flush(reset->node->log->wal);
+    fiber_event_wait(&cut.done);
+    recovered->first_index = reset->index + 1;
+    recovered->last_index = recovered->base_index = reset->index;
+    recovered->last_term = recovered->base_term = reset->term;
+    recovered->verdict = WAL_VERDICT_OK;
+}
+
+void log_role_reset(struct node *node, uint64_t index, uint64_t term,
+                    struct wal_recovered *recovered)
+{
+    struct reset reset = {.node = node, .index = index, .term = term, .recovered = recovered};
+    remote_call(node->map.log, reset_run, &reset);
+}
+
 void log_role_stop(struct node *node)
 {
     struct log_role *role = node->log;

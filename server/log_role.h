@@ -30,6 +30,11 @@ must_check int log_role_start(struct node *node, struct core *core,
                               struct wal_recovered *recovered);
 void log_role_stop(struct node *node); /* fiber of the log core; nothing is in flight */
 
+/* Any core's fiber, at start: a snapshot up to (index, term) replaces what the log holds; the next
+ * entry is index + 1. */
+void log_role_reset(struct node *node, uint64_t index, uint64_t term,
+                    struct wal_recovered *recovered);
+
 /* Any core's fiber. Copies of the durable entries first.. up to last or about `bytes_max` of
  * payload (at least one entry). Returns how many, or wal_read()'s error. Free with
  * log_copy_destroy(). */

@@ -11,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
@@ -236,5 +237,11 @@ int main(int argc, char **argv, char **environment)
     for (uint32_t i = 0; i < process.config.warning_count; i++)
         log_warn(process.config.warnings[i]);
     raise_limits();
-    return run(&process);
+    int code = run(&process);
+    if (code == EXIT_SUCCESS && process.node != NULL && node_restart_wanted(process.node)) {
+        execv("/proc/self/exe", argv);
+        fprintf(stderr, "raftd: cannot start again: %s\n", strerror(errno));
+        return EXIT_FAILURE;
+    }
+    return code;
 }

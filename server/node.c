@@ -15,9 +15,11 @@
 #include "server/member_request.h"
 #include "server/message.h"
 #include "server/metrics_node.h"
+#include "server/metrics_peer.h"
 #include "server/peer_role.h"
 #include "server/raft_driver.h"
 #include "server/remote.h"
+#include "server/snapshot_install.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
 
@@ -285,6 +287,10 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
         if (call->error < 0)
             return refuse(node, "LOCK", "", call->error);
     }
+    struct snapshot_position installed;
+    int exchanged = snapshot_install_begin(node->config, &installed);
+    if (exchanged < 0)
+        return refuse(node, "snapshot", "", exchanged);
     /* Tables first: what they refuse is refused before recovery mends the log's tail. */
     int error = start_tables(node, core);
     if (error < 0)
@@ -292,6 +298,12 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
     remote_call(node->map.log, start_log, call);
     if (call->error < 0)
         return refuse(node, "log", call->recovered.reason, call->error);
+    if (exchanged == 1) {
+        log_role_reset(node, installed.index, installed.term, &call->recovered);
+        error = snapshot_install_end(node->config);
+        if (error < 0)
+            return refuse(node, "snapshot", "", error);
+    }
     error = start_check_recovered(node, &call->recovered);
     if (error < 0)
         return error;
@@ -309,6 +321,7 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
         if (call->error < 0)
             return call->error;
     }
+    metrics_peer_register(node);
     return metrics_node_register(node);
 }
 
@@ -475,4 +488,15 @@ const char *node_failure(const struct node *node)
 void node_request_stop(struct node *node)
 {
     atomic_store_explicit(&node->stop_requested, true, memory_order_release);
+}
+
+void node_request_restart(struct node *node)
+{
+    atomic_store_explicit(&node->restart_wanted, true, memory_order_release);
+    node_request_stop(node);
+}
+
+bool node_restart_wanted(const struct node *node)
+{
+    return atomic_load_explicit(&node->restart_wanted, memory_order_acquire);
 }

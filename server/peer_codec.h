@@ -20,6 +20,10 @@ enum peer_message_kind {
     PEER_MESSAGE_RAFT = PEER_KIND_USER,
     PEER_MESSAGE_FORWARD, /* requests for the leader to propose */
     PEER_MESSAGE_REFUSE,  /* the leader will not propose one of them */
+    /* server/snapshot_files.h */
+    PEER_MESSAGE_SNAPSHOT_OFFER,
+    PEER_MESSAGE_SNAPSHOT_CHUNK,
+    PEER_MESSAGE_SNAPSHOT_STATUS,
 };
 
 /* Bytes of meta for a message with its entries (or snapshot). */

@@ -12,6 +12,8 @@
 #include "server/node_private.h"
 #include "server/peer_codec.h"
 #include "server/raft_driver.h"
+#include "server/snapshot_receive.h"
+#include "server/snapshot_send.h"
 
 #define SILENCE_NS_MIN (3 * NS_PER_S)
 
@@ -72,6 +74,8 @@ static void send_now(struct peer_role *role, const struct raft_message *message)
 {
     if (message->kind == RAFT_MESSAGE_APPEND)
         send_append(role, message);
+    else if (message->kind == RAFT_MESSAGE_SNAPSHOT)
+        snapshot_send_start(role->snapshot_send, message->to); /* its files say the rest */
     else
         peer_role_send_entries(role, message, NULL);
 }
@@ -187,6 +191,12 @@ static int on_received(void *context, const struct peer_input *input)
     }
     case PEER_MESSAGE_REFUSE:
         return forward_refused(role->forward, input);
+    case PEER_MESSAGE_SNAPSHOT_OFFER:
+        return snapshot_receive_offer(role->snapshot_receive, input);
+    case PEER_MESSAGE_SNAPSHOT_CHUNK:
+        return snapshot_receive_chunk(role->snapshot_receive, input);
+    case PEER_MESSAGE_SNAPSHOT_STATUS:
+        return snapshot_send_status(role->snapshot_send, input);
     default:
         role->counters.malformed++;
         return ERR_MALFORMED;
@@ -307,6 +317,7 @@ void peer_role_flush(struct peer_role *role)
     if (role->listeners == NULL)
         return; /* not open */
     sync_members(role);
+    snapshot_send_turn(role->snapshot_send);
     const struct raft_log *log = &role->node->raft->raft.log;
     role->greeting[0] =
         role->node->identity.fresh && log->last_index == 0 ? GREETING_FRESH : GREETING_KNOWN;
@@ -400,6 +411,8 @@ int peer_role_start(struct node *node, struct core *core)
     role->entry_pointers = malloc(PEER_ENTRIES_MAX * sizeof(*role->entry_pointers));
     role->catch_up = catch_up_create(role, core);
     role->forward = forward_create(node->raft);
+    role->snapshot_send = snapshot_send_create(node, core);
+    role->snapshot_receive = snapshot_receive_create(node, core);
     failover_init(&role->failover, node, core);
     greeting_make(role);
     uint64_t silence_ns = 3 * node->config->election_timeout_ms * NS_PER_MS;
@@ -419,7 +432,8 @@ int peer_role_start(struct node *node, struct core *core)
     };
     int error = -ENOMEM;
     if (role->held != NULL && role->entries != NULL && role->entry_pointers != NULL &&
-        role->catch_up != NULL && role->forward != NULL)
+        role->catch_up != NULL && role->forward != NULL && role->snapshot_send != NULL &&
+        role->snapshot_receive != NULL)
         error = peers_create(core, &options, &role->peers);
     node->peers = role;
     return error;
@@ -441,6 +455,8 @@ void peer_role_stop(struct peer_role *role)
         free(listener);
     }
     catch_up_destroy(role->catch_up);
+    snapshot_send_destroy(role->snapshot_send);
+    snapshot_receive_destroy(role->snapshot_receive);
     peers_stop(role->peers);
     peers_destroy(role->peers);
     role->peers = NULL;

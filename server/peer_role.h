@@ -24,6 +24,8 @@ struct catch_up;
 struct forward;
 struct node;
 struct peer_listener;
+struct snapshot_receive;
+struct snapshot_send;
 
 struct peer_role {
     struct node *node;
@@ -33,6 +35,8 @@ struct peer_role {
     struct catch_up *catch_up;
     struct forward *forward;
     struct failover failover;
+    struct snapshot_send *snapshot_send;
+    struct snapshot_receive *snapshot_receive;
     struct peer_listener *listeners; /* list */
     uint32_t listeners_open;
     struct fiber_event *listeners_closed;

@@ -11,6 +11,8 @@
 #include "server/message.h"
 #include "server/node_private.h"
 #include "server/peer_role.h"
+#include "server/snapshot_send.h"
+#include "storage/lsm/checkpoint.h"
 
 /* A question to consensus whose answer was lost is put again after this, under a new id. */
 #define READ_RETRY_NS (500 * NS_PER_MS)
@@ -221,10 +223,15 @@ static int on_lookup(void *context, uint64_t index, struct entry *entry)
     return log_notes_get(&driver->notes, index, entry);
 }
 
-static int on_snapshot(void *context maybe_unused, uint64_t peer maybe_unused,
-                       struct raft_snapshot *snapshot maybe_unused)
+/* The tables as they are; server/snapshot_send.h makes a checkpoint when the message goes out. */
+static int on_snapshot(void *context, uint64_t peer maybe_unused, struct raft_snapshot *snapshot)
 {
-    return ERR_UNAVAILABLE;
+    const struct raft_driver *driver = context;
+    if (!snapshot_send_is_idle(driver->node->peers->snapshot_send))
+        return ERR_UNAVAILABLE; /* one at a time */
+    lsm_checkpoint_position(driver->node->lsm, &snapshot->index, &snapshot->term);
+    snapshot->config = driver->node->membership.config;
+    return snapshot->index < driver->raft.log.compacted_index ? ERR_UNAVAILABLE : 0;
 }
 
 /* ---- the turn ------------------------------------------------------------------------------- */

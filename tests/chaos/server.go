@@ -175,7 +175,7 @@ type logged struct {
 func (l *logged) decode() (proto.Message, error) {
 	var request proto.Message
 	switch l.Type {
-	case "no_op":
+	case "no_op", "member_publish": // the latter: a member tells its name; no data
 		return nil, nil
 	case "put":
 		request = &pb.PutRequest{}

@@ -33,6 +33,13 @@ static void begin(struct pending *pending)
     home_count = 0;
 }
 
+static void end(struct pending *pending)
+{
+    pending_expire(pending, 1000 * NS_PER_S);
+    cr_expect_eq(pending->count, 0);
+    cr_expect_null(pending_peek(pending), "finished ones leave the queue");
+}
+
 Test(pending, a_matched_request_is_finished_and_overtaken_ones_fail)
 {
     struct pending pending;
@@ -52,6 +59,7 @@ Test(pending, a_matched_request_is_finished_and_overtaken_ones_fail)
     cr_expect_eq(home_error[2], 0);
     cr_expect_null(pending_match(&pending, 0, 2), "long gone");
     cr_expect_eq(pending.count, 1);
+    end(&pending);
 }
 
 Test(pending, a_new_leader_is_sent_what_is_not_in_our_own_log_in_order)
@@ -79,6 +87,7 @@ Test(pending, a_new_leader_is_sent_what_is_not_in_our_own_log_in_order)
     }
     cr_expect_null(pending_peek(&pending));
     proposal_leave_log(made[1]);
+    end(&pending);
 }
 
 Test(pending, what_is_queued_or_in_the_log_survives_its_end)
@@ -99,6 +108,7 @@ Test(pending, what_is_queued_or_in_the_log_survives_its_end)
     pending_finish(&pending, logged, 0);
     cr_expect_eq(home_count, 2, "a reply does not wait for lagging members");
     proposal_leave_log(logged); /* the last holder frees it */
+    end(&pending);
 }
 
 Test(pending, deadlines)
@@ -114,4 +124,5 @@ Test(pending, deadlines)
     cr_expect_eq(home_count, 1);
     cr_expect_eq(home_error[0], ERR_TIMEOUT);
     cr_expect_eq(pending.count, 1);
+    end(&pending);
 }
