@@ -288,7 +288,8 @@ void raft_handle_vote_response(struct raft *raft, const struct raft_message *mes
     invariant(peer != NULL);
     bool in_phase = raft->role == (pre ? RAFT_ROLE_PRE_CANDIDATE : RAFT_ROLE_CANDIDATE);
     /* A grant for a question that we asked in an earlier term is no grant now. */
-    bool current = !pre || message->reject || message->term == raft->term + 1;
+    bool current = !pre || message->reject || message->term == raft->term + 1 ||
+                   planted_bug(pre_vote_of_another_round);
     if (in_phase && current && peer->vote == QUORUM_MISSING) {
         peer->vote = message->reject ? QUORUM_NO : QUORUM_YES;
         count_votes(raft);
@@ -308,7 +309,7 @@ void raft_handle_vote_request(struct raft *raft, const struct raft_message *mess
     bool grant = can_vote && raft_log_up_to_date(&raft->log, message->index, message->log_term);
     struct raft_message *answer = raft_send(
         raft, pre ? RAFT_MESSAGE_PRE_VOTE_RESPONSE : RAFT_MESSAGE_VOTE_RESPONSE, message->from);
-    answer->after_append = RAFT_AFTER_THIS_APPEND;
+    answer->after_append = planted_bug(vote_before_sync) ? 0 : RAFT_AFTER_THIS_APPEND;
     if (grant) {
         answer->term = message->term;
         raft->counters.votes_granted++;

@@ -69,7 +69,7 @@ int raft_config_gate(struct raft *raft, const struct entry *entry)
         return error;
     if (raft->options.skip_config_validation)
         return 0;
-    if (raft->pending_config_index > raft->log.applied_index)
+    if (raft->pending_config_index > raft->log.applied_index && !planted_bug(two_changes))
         return ERR_DROPPED;
     return config_change_apply(&raft->config, &change, &next);
 }
@@ -115,7 +115,9 @@ static void leader_switched(struct raft *raft)
 int raft_apply_config(struct raft *raft, uint64_t index, const struct raft_config_change *change)
 {
     if (index <= raft->config_index)
-        return ERR_COMPACTED; /* a snapshot was faster: raft->config is of a later index */
+        return planted_bug(change_below_snapshot)
+                   ? 0
+                   : ERR_COMPACTED; /* a snapshot was faster: raft->config is of a later index */
     if (change == NULL)
         return 0;
     invariant(index <= raft->log.applying_index);

@@ -127,7 +127,7 @@ int raft_init(struct raft *raft, const struct raft_options *options,
     log->config_index = start->last_index; /* unknown: a scan finds out */
 
     raft->term = start->hard_state.term;
-    raft->vote = start->hard_state.vote;
+    raft->vote = planted_bug(vote_forgotten) ? 0 : start->hard_state.vote;
     raft->hard_state_issued = start->hard_state;
     raft->issued_term = raft->term;
     raft_switch_config(raft, &start->config, start->applied_index);
@@ -360,7 +360,7 @@ static bool raft_term_gate(struct raft *raft, const struct raft_message *message
         }
         /* What was committed stays committed, however old the message is that tells it. Nobody
          * else may be left to tell: the refusal of a removed voter whose term is behind ours. */
-        if (message_is_vote(message))
+        if (message_is_vote(message) && !planted_bug(old_refusal_unheard))
             raft_commit_by_vote(raft, message);
         return false;
     }
@@ -454,7 +454,8 @@ void raft_forget_leader(struct raft *raft)
 void raft_restrict(struct raft *raft, bool restricted)
 {
     raft->restricted = restricted;
-    if (restricted && (raft->role == RAFT_ROLE_PRE_CANDIDATE || raft->role == RAFT_ROLE_CANDIDATE))
+    if (restricted && !planted_bug(restricted_campaign) &&
+        (raft->role == RAFT_ROLE_PRE_CANDIDATE || raft->role == RAFT_ROLE_CANDIDATE))
         raft_become_follower(raft, raft->term, 0); /* a round under way ends too */
 }
 

@@ -82,6 +82,8 @@ bool raft_log_matches(const struct raft_log *log, uint64_t index, uint64_t term)
 bool raft_log_up_to_date(const struct raft_log *log, uint64_t index, uint64_t term)
 {
     uint64_t last_term = raft_log_last_term(log);
+    if (planted_bug(longer_log_wins))
+        return index >= log->last_index;
     return term > last_term || (term == last_term && index >= log->last_index);
 }
 
@@ -169,7 +171,8 @@ void raft_log_truncate(struct raft_log *log, uint64_t index)
         log->window_bytes -= entry->payload_bytes;
         log->unapplied_bytes -= entry->payload_bytes;
         log->last_index--;
-        raft_log_release(log, entry);
+        if (!planted_bug(payload_leaks))
+            raft_log_release(log, entry);
     }
     if (log->last_index >= index) { /* the cut lies below the window */
         uint64_t term = 0;

@@ -10,6 +10,8 @@
 
 bool raft_own_term_committed(const struct raft *raft)
 {
+    if (planted_bug(read_before_own_term))
+        return raft->role == RAFT_ROLE_LEADER;
     return raft->role == RAFT_ROLE_LEADER && raft->log.committed_index >= raft->term_start_index;
 }
 
@@ -101,7 +103,7 @@ static int queue_read(struct raft *raft, uint64_t from, uint64_t id)
     };
     if (!known)
         return 0;
-    if (raft_lease_valid(raft, raft->now_ns))
+    if (raft_lease_valid(raft, raft->now_ns) || planted_bug(read_by_deposed_leader))
         raft->read_confirmed_position = raft->read_position;
     else
         raft->read_round_due = true;
@@ -183,7 +185,7 @@ bool raft_send_read_answers(struct raft *raft)
 bool raft_lease_valid(const struct raft *raft, uint64_t now_ns)
 {
     if (raft->options.read_mode != RAFT_READ_LEASE || raft->role != RAFT_ROLE_LEADER ||
-        raft->transferee != 0 || raft->lease_ended)
+        raft->transferee != 0 || (raft->lease_ended && !planted_bug(lease_outlives_transfer)))
         return false;
     uint64_t incoming[RAFT_MEMBERS_MAX];
     uint64_t outgoing[RAFT_MEMBERS_MAX];

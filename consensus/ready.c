@@ -45,7 +45,8 @@ static bool take_append(struct raft *raft, struct raft_ready *ready)
 static bool take_apply(struct raft *raft, struct raft_ready *ready)
 {
     struct raft_log *log = &raft->log;
-    uint64_t last = u64_min(log->committed_index, log->durable_index);
+    uint64_t last = u64_min(log->committed_index,
+                            planted_bug(apply_before_sync) ? log->last_index : log->durable_index);
     if (raft->snapshot_pending || last <= log->applying_index)
         return false;
     if (raft->applying_bytes > 0 &&
@@ -121,7 +122,7 @@ void raft_persisted(struct raft *raft, const struct raft_append *append)
     /* A tail written in an earlier term may have been replaced since, and even replaced back: only
      * what was issued in this term tells what the disk holds. Each term issues an append of its own
      * (its hard state), which names the whole tail, so nothing is forgotten. */
-    if (append->term == raft->term) {
+    if (append->term == raft->term || planted_bug(token_of_old_term)) {
         raft_log_durable_to(&raft->log, append->last_index, append->last_term);
         raft_own_ack(raft, u64_min(append->last_index, raft->log.durable_index));
     }

@@ -80,10 +80,11 @@ static uint64_t quorum_match(const struct raft *raft)
     uint32_t outgoing_count = 0;
     for (uint32_t i = 0; i < raft->peer_count; i++) {
         const struct raft_peer *peer = raft->peers[i];
-        if (peer->voter)
+        if (peer->voter || (peer->learner && planted_bug(learner_counted)))
             incoming[incoming_count++] = peer->match_index;
         if (peer->outgoing)
-            outgoing[outgoing_count++] = peer->match_index;
+            outgoing[outgoing_count++] =
+                planted_bug(joint_half_forgotten) ? UINT64_MAX : peer->match_index;
     }
     return quorum_commit_joint(incoming, incoming_count, outgoing, outgoing_count);
 }
@@ -95,7 +96,7 @@ bool raft_maybe_commit(struct raft *raft)
     if (index <= raft->log.committed_index || index > raft->log.last_index)
         return false;
     /* Entries of earlier terms commit only beneath one of ours (figure 8 of the paper). */
-    if (!raft_log_matches(&raft->log, index, raft->term))
+    if (!raft_log_matches(&raft->log, index, raft->term) && !planted_bug(commit_of_old_term))
         return false;
     bool first = !raft_own_term_committed(raft);
     raft_log_commit_to(&raft->log, index);
@@ -192,7 +193,9 @@ void raft_broadcast_heartbeat(struct raft *raft)
         if (peer->id == raft->options.id)
             continue;
         struct raft_message *message = raft_send(raft, RAFT_MESSAGE_HEARTBEAT, peer->id);
-        message->commit = u64_min(peer->match_index, raft->log.committed_index);
+        message->commit = planted_bug(heartbeat_tells_all)
+                              ? raft->log.committed_index
+                              : u64_min(peer->match_index, raft->log.committed_index);
         invariant(message->commit <= raft->log.last_index);
         message->sent_ns = raft->now_ns;
         if (raft->read_position > raft->read_confirmed_position && raft_own_term_committed(raft))
@@ -222,7 +225,7 @@ static void acknowledge(struct raft *raft, uint64_t to, uint64_t index)
 {
     struct raft_message *answer = raft_send(raft, RAFT_MESSAGE_APPEND_RESPONSE, to);
     answer->index = index;
-    answer->after_append = RAFT_AFTER_THIS_APPEND;
+    answer->after_append = planted_bug(ack_before_sync) ? 0 : RAFT_AFTER_THIS_APPEND;
 }
 
 static void reject_append(struct raft *raft, const struct raft_message *message)
@@ -244,7 +247,7 @@ static uint32_t count_known(const struct raft_log *log, const struct raft_messag
                             bool *unclear)
 {
     uint32_t known = 0;
-    for (; known < message->entry_count; known++) {
+    for (; known < message->entry_count && !planted_bug(truncate_without_conflict); known++) {
         const struct entry *entry = &message->entries[known];
         uint64_t term = 0;
         int error = raft_log_term(log, entry->index, &term);
@@ -345,7 +348,8 @@ void raft_handle_append_response(struct raft *raft, const struct raft_message *m
         }
         break;
     case RAFT_PEER_REPLICATE:
-        inflights_free_to(&peer->inflights, message->index);
+        if (!planted_bug(window_leaks))
+            inflights_free_to(&peer->inflights, message->index);
         break;
     }
     if (!raft_maybe_commit(raft))
@@ -360,7 +364,8 @@ void raft_handle_heartbeat_response(struct raft *raft, const struct raft_message
     struct raft_peer *peer = raft_peer(raft, message->from);
     invariant(peer != NULL && peer->id != raft->options.id);
     peer->recent_active = true;
-    peer->paused = false; /* whatever was under way arrived or is lost */
+    peer->paused = peer->paused &&
+                   planted_bug(probe_never_resumes); /* whatever was under way arrived or is lost */
     if (peer->match_index < raft->log.last_index || peer->state == RAFT_PEER_PROBE)
         peer_due(peer, RAFT_SEND_ALWAYS);
     if (message->sent_ns <= raft->now_ns)

@@ -8,6 +8,8 @@
 #include "core/invariant.h"
 #include "tests/sim/memory.h"
 
+#define INSTALL_NS_MAX (300 * NS_PER_MS)
+
 /* ---- the log -------------------------------------------------------------------------------- */
 
 static void disk_reserve(struct lite_disk *disk, uint64_t index)
@@ -151,12 +153,14 @@ static uint64_t disk_delay_ns(struct lite_node *node)
 void lite_disk_append(struct lite_node *node, const struct raft_ready *ready)
 {
     struct lite_append *append = append_make(node);
+    uint64_t delay_ns = disk_delay_ns(node);
     append->append = ready->append;
     append->hard_state = ready->hard_state;
     if (ready->install != NULL) {
         invariant(node->incoming.index == ready->install->index);
         append->install = sim_alloc(sizeof(*append->install));
         *append->install = node->incoming;
+        delay_ns += prng_below(lite_prng(node->lite, DISK), INSTALL_NS_MAX); /* it is large */
     }
     if (ready->append_first != 0) {
         append->entry_count = (uint32_t)(ready->append_last - ready->append_first + 1);
@@ -171,8 +175,7 @@ void lite_disk_append(struct lite_node *node, const struct raft_ready *ready)
     append->next = NULL;
     *node->appends_last_next = append;
     node->appends_last_next = &append->next;
-    sim_event_schedule(&node->lite->world, &append->event,
-                       node->lite->world.now_ns + disk_delay_ns(node));
+    sim_event_schedule(&node->lite->world, &append->event, node->lite->world.now_ns + delay_ns);
 }
 
 struct lite_append *lite_disk_pop(struct lite_node *node)

@@ -21,12 +21,13 @@
 #include "commit.h" /* made by the build */
 #include "tests/sim/lite.h"
 #include "tests/sim/text.h"
+#include "tests/sim/whole.h"
 #include "tests/sim/world.h"
 
 #define JOBS_MAX          64
 #define MARKS_MAX         512
 #define REPORT_LINES      200
-#define FAILURES_MAX      20
+#define FAILURES_DEFAULT  20 /* then a sweep ends */
 #define CHECK_DETERMINISM 20 /* one seed in so many runs twice */
 
 /* What a job tells its parent; in shared memory. */
@@ -44,21 +45,25 @@ struct sweep {
     uint64_t first, count;
     uint64_t *pinned; /* the seeds instead of first + at, or NULL */
     uint32_t jobs;
-    bool lite, print_marks, all_twice;
+    bool lite, print_marks, all_twice, brief;
+    uint32_t failures_max;
     struct job *job; /* array, shared */
     uint32_t failures;
 };
 
 static const char usage_text[] =
-    "usage: raftsim --lite [--seed=S | --seeds=N [--first=S]] [options]\n"
+    "usage: raftsim [--lite] [--seed=S | --seeds=N [--first=S]] [options]\n"
     "  --seed=S     run one seed (0x.. or decimal) and print its report\n"
     "  --seeds=N    run N seeds, from --first (default 1)\n"
     "  --jobs=J     processes for a sweep (default 1)\n"
-    "  --lite       consensus only: abstract messages and disks\n"
+    "  --lite       consensus only: abstract messages and disks; without it whole nodes\n"
     "  --nodes=N    voters at the start, instead of a draw\n"
     "  --trace      print one line per event while it runs (with --seed)\n"
+    "  --log        the nodes' own log lines too, to stderr\n"
     "  --until=E    stop at event E\n"
     "  --twice      run every seed twice and compare (default: one in 20)\n"
+    "  --failures=N end a sweep after N failures (default 20)\n"
+    "  --brief      name failing seeds only, without their reports\n"
     "  --marks      list coverage marks that were never hit\n"
     "  --pinned=F   run the seeds that file F lists, one at the start of each line\n"
     "exit: 0 pass, 2 usage, 127 crash, 128 no progress, 129 safety, 130 nondeterminism\n";
@@ -88,28 +93,38 @@ static void run_seed(const struct sweep *sweep, uint64_t seed, struct raftsim_re
 {
     struct raftsim_options options = sweep->options;
     options.seed = seed;
-    lite_run(&options, result);
+    if (sweep->lite)
+        lite_run(&options, result);
+    else
+        whole_run(&options, result);
 }
 
 static void print_options(const struct sweep *sweep, uint64_t seed)
 {
     struct raftsim_options options = sweep->options;
-    struct lite_config config;
     options.seed = seed;
-    lite_config_draw(&config, &options);
-    lite_config_print(&config, stderr);
+    if (sweep->lite) {
+        struct lite_config config;
+        lite_config_draw(&config, &options);
+        lite_config_print(&config, stderr);
+    } else {
+        struct whole_config config;
+        whole_config_draw(&config, &options);
+        whole_config_print(&config, stderr);
+    }
 }
 
 static void print_head(const struct sweep *sweep, uint64_t seed)
 {
     char extra[64] = "";
+    const char *size = sweep->lite ? " --lite" : "";
     if (sweep->options.nodes != 0)
         snprintf(extra, sizeof(extra), " --nodes=%u", sweep->options.nodes);
     fflush(stdout);
-    fprintf(stderr, "replay: %s --lite --seed=0x%" PRIx64 "%s\n", sweep->program, seed, extra);
+    fprintf(stderr, "replay: %s%s --seed=0x%" PRIx64 "%s\n", sweep->program, size, seed, extra);
     fprintf(stderr, "commit %s%s, %s\n", SIM_COMMIT, SIM_DIRTY ? " with changes" : "", SIM_BUILD);
     print_options(sweep, seed);
-    sim_set_replay("%s --lite --seed=0x%" PRIx64 "%s", sweep->program, seed, extra);
+    sim_set_replay("%s%s --seed=0x%" PRIx64 "%s", sweep->program, size, seed, extra);
 }
 
 /* The report of one seed. Does not return when production code aborts. */
@@ -227,6 +242,8 @@ static void report_failure(struct sweep *sweep, uint64_t seed, enum sim_outcome 
     sweep->failures++;
     fflush(stdout);
     fprintf(stderr, "FAIL seed 0x%" PRIx64 ": %s\n", seed, outcome_name(outcome));
+    if (sweep->brief)
+        return;
     if (outcome == SIM_NONDETERMINISM) {
         print_head(sweep, seed);
         fprintf(stderr, "two runs of it differ: compare two outputs of --trace\n");
@@ -269,7 +286,7 @@ static enum sim_outcome sweep_run(struct sweep *sweep)
         worst = outcome > worst ? outcome : worst;
         uint64_t failed = sweep->job[at].at;
         report_failure(sweep, seed_at(sweep, failed), outcome);
-        if (failed + sweep->jobs < sweep->count && sweep->failures < FAILURES_MAX) {
+        if (failed + sweep->jobs < sweep->count && sweep->failures < sweep->failures_max) {
             pids[at] = job_start(sweep, at, failed + sweep->jobs);
             running++;
         }
@@ -337,15 +354,39 @@ static double real_seconds(void)
 
 int main(int argc, char **argv)
 {
-    enum { SEED = 1, SEEDS, FIRST, JOBS, LITE, NODES, TRACE, UNTIL, TWICE, MARKS, PINNED };
-    static const struct option long_options[] = {
-        {"seed", required_argument, NULL, SEED},     {"seeds", required_argument, NULL, SEEDS},
-        {"first", required_argument, NULL, FIRST},   {"jobs", required_argument, NULL, JOBS},
-        {"lite", no_argument, NULL, LITE},           {"nodes", required_argument, NULL, NODES},
-        {"trace", no_argument, NULL, TRACE},         {"until", required_argument, NULL, UNTIL},
-        {"twice", no_argument, NULL, TWICE},         {"marks", no_argument, NULL, MARKS},
-        {"pinned", required_argument, NULL, PINNED}, {NULL, 0, NULL, 0}};
-    struct sweep sweep = {.program = argv[0], .first = 1, .jobs = 1};
+    enum {
+        SEED = 1,
+        SEEDS,
+        FIRST,
+        JOBS,
+        LITE,
+        NODES,
+        TRACE,
+        UNTIL,
+        TWICE,
+        MARKS,
+        PINNED,
+        FAILURES,
+        BRIEF,
+        LOG
+    };
+    static const struct option long_options[] = {{"seed", required_argument, NULL, SEED},
+                                                 {"seeds", required_argument, NULL, SEEDS},
+                                                 {"first", required_argument, NULL, FIRST},
+                                                 {"jobs", required_argument, NULL, JOBS},
+                                                 {"lite", no_argument, NULL, LITE},
+                                                 {"nodes", required_argument, NULL, NODES},
+                                                 {"trace", no_argument, NULL, TRACE},
+                                                 {"until", required_argument, NULL, UNTIL},
+                                                 {"twice", no_argument, NULL, TWICE},
+                                                 {"marks", no_argument, NULL, MARKS},
+                                                 {"pinned", required_argument, NULL, PINNED},
+                                                 {"failures", required_argument, NULL, FAILURES},
+                                                 {"brief", no_argument, NULL, BRIEF},
+                                                 {"log", no_argument, NULL, LOG},
+                                                 {NULL, 0, NULL, 0}};
+    struct sweep sweep = {
+        .program = argv[0], .first = 1, .jobs = 1, .failures_max = FAILURES_DEFAULT};
     uint64_t seed = 0;
     bool trace = false;
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
@@ -378,6 +419,15 @@ int main(int argc, char **argv)
         case TWICE:
             sweep.all_twice = true;
             break;
+        case FAILURES:
+            sweep.failures_max = (uint32_t)number;
+            break;
+        case BRIEF:
+            sweep.brief = true;
+            break;
+        case LOG:
+            sweep.options.log = true;
+            break;
         case MARKS:
             sweep.print_marks = true;
             break;
@@ -389,7 +439,7 @@ int main(int argc, char **argv)
             return usage();
         }
     }
-    if (!sweep.lite || optind != argc || (seed == 0) == (sweep.count == 0) || sweep.jobs == 0 ||
+    if (optind != argc || (seed == 0) == (sweep.count == 0) || sweep.jobs == 0 ||
         sweep.jobs > JOBS_MAX || sweep.options.nodes > 9)
         return usage();
     if (sim_marks_count() > MARKS_MAX)

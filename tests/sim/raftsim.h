@@ -12,10 +12,9 @@
 
 struct raftsim_options {
     uint64_t seed;
-    uint32_t nodes;       /* voters at the start; 0 = drawn */
-    uint64_t until;       /* stop at this event; 0 = at the end */
-    FILE *trace;          /* one line per event, or NULL */
-    uint32_t trace_lines; /* keep the last so many lines for the report instead; 0 = none */
+    uint32_t nodes; /* voters at the start; 0 = drawn */
+    uint64_t until; /* stop at this event; 0 = at the end */
+    bool log;       /* the nodes' log lines, to stderr */
 };
 
 struct raftsim_result {

@@ -230,7 +230,7 @@ static void apply_entry(struct stack *stack, const struct entry *entry)
     int error = 0;
     sim_check(entry->index == stack->applied + 1, "entry %llu after %llu",
               (unsigned long long)entry->index, (unsigned long long)stack->applied);
-    sim_check(entry->index <= REQUESTS + EXTRA && entry->reserved == 0, "entry %llu",
+    sim_check(entry->index <= REQUESTS + EXTRA && entry->tag == 0, "entry %llu",
               (unsigned long long)entry->index);
     const struct request *request = &requests[entry->index];
     sim_check(entry->payload_bytes == request->payload_bytes &&

@@ -1,0 +1,114 @@
+/*
+ * whole.h - the whole-node simulator: the production server, storage, network and client code on a
+ * simulated machine.
+ *
+ * Story     A node is a machine with a disk, one or more cores and an address; it boots server/node
+ *           as main.c does. Clients are the C client library on a machine of their own, which never
+ *           fails. A seed draws the machines, the load and the harm: power cuts in the middle of
+ *           anything, connections that stall, cores that are slow. In the end everything is healed,
+ *           the node restarts once more, all of its history is read back revision by revision, and
+ *           it stops in an orderly way.
+ * Checks    Every answer a client got is judged by check_history.h against the order of writes that
+ *           is read back; hashes of the state at a revision never change, across restarts; a node
+ *           always starts again; nothing is left open when it stops.
+ * Owner     struct whole.
+ * Threads   One.
+ */
+#ifndef TESTS_SIM_WHOLE_H
+#define TESTS_SIM_WHOLE_H
+
+#include "server/config.h"
+#include "server/node.h"
+#include "tests/sim/check_history.h"
+#include "tests/sim/disk.h"
+#include "tests/sim/raftsim.h"
+#include "tests/sim/world.h"
+
+#define WHOLE_NODES_MAX   5
+#define WHOLE_CLIENTS_MAX 8
+#define WHOLE_KEYS        6
+#define WHOLE_HASHES_MAX  64
+
+struct whole_config {
+    uint64_t seed;
+    uint32_t nodes, cores;
+    uint32_t sector_bytes;
+    uint64_t safety_ns;
+    uint32_t clients, read_percent;
+    uint64_t think_ns, call_timeout_ms;
+    uint32_t value_bytes_max;
+    bool crashes, stalls, partitions, slow_cores;
+    uint64_t fault_mean_ns, outage_ns_max;
+    uint32_t turn_ns_max;
+    bool short_reads, buggify;
+};
+
+/* What clients saw, in order of time; judged when the order of writes is known. */
+enum whole_event_kind { WHOLE_CALL, WHOLE_RETURN, WHOLE_REFUSE, WHOLE_LOSE };
+struct whole_event {
+    enum whole_event_kind kind;
+    bool write;
+    uint32_t key;
+    uint64_t operation, revision, value;
+    uint64_t modified; /* of what a read saw */
+};
+
+struct whole_hash {
+    int64_t revision;
+    uint32_t hash;
+};
+
+struct whole;
+
+struct whole_node {
+    struct whole *whole;
+    struct sim_node sim;
+    struct sim_disk *disk;
+    struct config config;
+    struct node *node; /* in the machine's memory */
+    struct sim_event boot, watch;
+};
+
+struct whole_client {
+    struct whole *whole;
+    uint32_t number;
+    bool ended;
+};
+
+struct whole {
+    struct sim_world world;
+    struct whole_config config;
+    const struct raftsim_options *options;
+    struct verdict verdict;
+    struct whole_node nodes[WHOLE_NODES_MAX];
+    struct sim_node machine; /* of the clients */
+    struct whole_client clients[WHOLE_CLIENTS_MAX];
+    struct sim_event fault;
+    struct whole_event *events;
+    uint64_t event_count, event_capacity;
+    uint64_t operations;
+    struct whole_hash hashes[WHOLE_HASHES_MAX];
+    uint32_t hash_count;
+    bool healed;     /* no more harm */
+    bool load_ended; /* clients have stopped */
+    bool read_back;  /* the history was read */
+    uint64_t crashes;
+    uint64_t *written; /* [revision] -> operation, as read back */
+    uint64_t written_count;
+};
+
+/* whole.c */
+#define whole_prng(whole, name) sim_prng(&(whole)->world, SIM_STREAM_##name)
+void whole_text(struct whole *whole, uint32_t node, const char *format, ...) printf_like(3, 4);
+void whole_record(struct whole *whole, struct whole_event event);
+
+/* whole_clients.c */
+void whole_clients_start(struct whole *whole);
+void whole_read_back_start(struct whole *whole);
+void whole_clients_end(struct whole *whole);
+
+void whole_config_draw(struct whole_config *config, const struct raftsim_options *options);
+void whole_config_print(const struct whole_config *config, FILE *out);
+void whole_run(const struct raftsim_options *options, struct raftsim_result *result);
+
+#endif
