@@ -522,6 +522,8 @@ static int http2_on_frame_recv(nghttp2_session *session, const nghttp2_frame *fr
 {
     (void)session;
     struct http2 *http2 = user_data;
+    if (frame->hd.type == NGHTTP2_SETTINGS && http2->receiving_count == 0)
+        connection_expect_nothing(http2->connection); /* the handshake is done */
     if (frame->hd.type != NGHTTP2_DATA && frame->hd.type != NGHTTP2_HEADERS)
         return 0;
     bool end = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;

@@ -196,8 +196,7 @@ static int http2_start(struct connection *connection)
         goto fail;
     connection->state = http2;
     server->stats.http2_connections++;
-    connection_expect_nothing(connection);
-    return 0;
+    return 0; /* the deadline of the first bytes goes on to the client's SETTINGS */
 fail:
     nghttp2_session_del(http2->session);
     free(http2);

@@ -206,7 +206,7 @@ struct rpc_server_options {
     uint32_t calls_max;                       /* in flight on this core; 0: 65,536 */
     uint64_t request_bytes_max;               /* one message; 0: 2 MiB (1.5 MiB + 512 KiB) */
     uint64_t queued_bytes_per_connection_max; /* unsent; above, requests wait; 0: 4 MiB */
-    uint64_t first_bytes_timeout_ns;          /* to the first complete request; 0: 10 s */
+    uint64_t first_bytes_timeout_ns;          /* to the first request, or SETTINGS; 0: 10 s */
     uint64_t partial_timeout_ns;              /* for a request under way to progress; 0: 20 s */
     uint64_t http1_idle_timeout_ns;           /* 0: 60 s */
     uint64_t keepalive_ns;                    /* HTTP/2 PING when nothing was heard; 0: 2 h */

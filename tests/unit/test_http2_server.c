@@ -923,6 +923,25 @@ Test(http2_server, a_request_that_does_not_progress_ends_the_connection)
     world_destroy(world);
 }
 
+Test(http2_server, a_preface_alone_is_no_handshake)
+{
+    static const uint8_t preface[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    static const uint8_t settings[] = {0, 0, 0, 4, 0, 0, 0, 0, 0};
+    for (int settled = 0; settled < 2; settled++) {
+        struct world *world = world_make(NULL, 0, 1 << 20);
+        connection_input(&world->connection, preface, sizeof(preface) - 1);
+        for (size_t i = 0; i < sizeof(settings) - 1 + (size_t)settled; i++) {
+            world->server.now_ns += NS_PER_S; /* a byte a second */
+            connection_input(&world->connection, settings + i, 1);
+        }
+        world->server.now_ns += 2 * NS_PER_S;
+        connection_tick(&world->connection);
+        cr_expect_eq(world->connection.ending, !settled);
+        cr_expect_eq(world->server.stats.timeouts, 1 - (uint64_t)settled);
+        world_destroy(world);
+    }
+}
+
 Test(http2_server, keepalive_ping_and_its_timeout)
 {
     struct world *world = world_make(NULL, 0, 1 << 20);
