@@ -24,6 +24,9 @@
     ((uint32_t)((AT_FIRST + MEMBERS_BYTES_MAX + IO_ALIGN_BYTES - 1) / IO_ALIGN_BYTES) *            \
      IO_ALIGN_BYTES)
 
+/* What to do about a file that cannot be used. */
+#define REMEDY "restore the file, or choose another --data-dir"
+
 static void block_seal(uint8_t *block, uint32_t bytes, uint64_t magic)
 {
     le64_store(block, magic);
@@ -35,7 +38,8 @@ static int block_check(const uint8_t *block, uint32_t bytes, uint64_t magic, con
                        char *reason, size_t reason_bytes)
 {
     if (bytes < IO_ALIGN_BYTES || le64_load(block) != magic) {
-        snprintf(reason, reason_bytes, "%s: not a file of this program (%u bytes)", path, bytes);
+        snprintf(reason, reason_bytes, "%s at offset 0: not a file of this program (%u bytes); %s",
+                 path, bytes, REMEDY);
         return ERR_CORRUPT;
     }
     uint32_t format = le32_load(block + AT_FORMAT);
@@ -48,8 +52,8 @@ static int block_check(const uint8_t *block, uint32_t bytes, uint64_t magic, con
     uint32_t stored = le32_load(block + AT_CRC);
     uint32_t computed = crc32c(0, block + AT_BODY, bytes - AT_BODY);
     if (stored != computed) {
-        snprintf(reason, reason_bytes, "%s: offset %d: checksum %08x, expected %08x", path, AT_CRC,
-                 computed, stored);
+        snprintf(reason, reason_bytes, "%s at offset %d: checksum %08x, expected %08x; %s", path,
+                 AT_CRC, computed, stored, REMEDY);
         return ERR_CORRUPT;
     }
     return 0;
@@ -68,8 +72,8 @@ static int identity_decode(struct identity *identity, const uint8_t *block, uint
                 ? ERR_MALFORMED
                 : members_decode(bytes_make(block + AT_FIRST, first_bytes), identity->first);
     if (error < 0)
-        snprintf(reason, reason_bytes, "%s: offset %d: the first members do not decode: %s", path,
-                 AT_FIRST, err_text(error));
+        snprintf(reason, reason_bytes, "%s at offset %d: the first members do not decode: %s; %s",
+                 path, AT_FIRST, err_text(error), REMEDY);
     return error < 0 ? ERR_CORRUPT : 0;
 }
 

@@ -138,7 +138,8 @@ static enum lsm_compression compression_of(const char *name)
     return strcmp(name, "lz4") == 0 ? LSM_COMPRESSION_LZ4 : LSM_COMPRESSION_NONE;
 }
 
-static int start_tables(struct node *node, struct core *core)
+/* `log` is NULL when it does not go on from these tables yet: a snapshot was installed. */
+static int start_tables(struct node *node, struct core *core, const struct wal_recovered *log)
 {
     char directory[CONFIG_TEXT_BYTES + 8];
     snprintf(directory, sizeof(directory), "%s/lsm", node->config->data_dir);
@@ -151,6 +152,8 @@ static int start_tables(struct node *node, struct core *core)
         .core_count = node->core_count,
         .message_kind_base = MESSAGE_LSM_FIRST,
         .random_seed = reactor_random(core_reactor(core)),
+        .log_first_index = log != NULL ? log->first_index : 0,
+        .log_last_index = log != NULL ? log->last_index : 0,
     };
     mvcc_configure_lsm(node->mvcc_shared, &options);
     int error = lsm_open(core, &options, &node->lsm);
@@ -172,30 +175,6 @@ static int start_tables(struct node *node, struct core *core)
     if (error == 0)
         error = once_load(&node->once, node->mvcc);
     return error < 0 ? error : membership_load(&node->membership, node->mvcc, node->identity.first);
-}
-
-/* Log and tables must fit together: the log has to begin at or below what the tables contain. */
-static int start_check_recovered(struct node *node, const struct wal_recovered *recovered)
-{
-    uint64_t applied = mvcc_applied_index(node->mvcc);
-    switch (recovered->verdict) {
-    case WAL_VERDICT_EMPTY:
-    case WAL_VERDICT_OK:
-    case WAL_VERDICT_TORN:
-        break;
-    case WAL_VERDICT_FAULTY:
-    case WAL_VERDICT_FENCED:
-        invariant(!"a lone node's log with damage does not open");
-    }
-    if (recovered->first_index > applied + 1 || recovered->last_index < applied) {
-        snprintf(node->failure, sizeof(node->failure),
-                 "log entries %llu to %llu do not continue the tables, which contain entries up to "
-                 "%llu; files of log/ or lsm/ are missing: restore a backup",
-                 (unsigned long long)recovered->first_index,
-                 (unsigned long long)recovered->last_index, (unsigned long long)applied);
-        return ERR_CORRUPT;
-    }
-    return 0;
 }
 
 /* Consensus knows the whole log on disk: members that lag are served from it. When the term of the
@@ -291,22 +270,19 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
     int exchanged = snapshot_install_begin(node->config, &installed);
     if (exchanged < 0)
         return refuse(node, "snapshot", "", exchanged);
-    /* Tables first: what they refuse is refused before recovery mends the log's tail. */
-    int error = start_tables(node, core);
-    if (error < 0)
-        return refuse(node, "tables", logger_last_error(), error);
+    /* Each verifies all of its files before it changes one of them. */
     remote_call(node->map.log, start_log, call);
     if (call->error < 0)
         return refuse(node, "log", call->recovered.reason, call->error);
+    int error = start_tables(node, core, exchanged == 1 ? NULL : &call->recovered);
+    if (error < 0)
+        return refuse(node, "tables", logger_last_error(), error);
     if (exchanged == 1) {
         log_role_reset(node, installed.index, installed.term, &call->recovered);
         error = snapshot_install_end(node->config);
         if (error < 0)
             return refuse(node, "snapshot", "", error);
     }
-    error = start_check_recovered(node, &call->recovered);
-    if (error < 0)
-        return error;
     remote_call(node->map.compaction, start_background, call);
     error = start_consensus(node, core, &call->recovered);
     if (error < 0)

@@ -110,6 +110,9 @@ struct lsm_options {
     uint16_t message_kind_base;           /* LSM_MESSAGE_KINDS kinds from here are the LSM's */
     const struct lsm_filter *filter;      /* or NULL: keep every row; outlives the LSM */
     uint64_t random_seed;                 /* skiplist heights */
+    /* Entries of the Raft log that goes on from the tables. Tables that do not reach its first one,
+     * or go beyond its last, are refused, untouched. log_first_index 0: not known. */
+    uint64_t log_first_index, log_last_index;
     uint8_t point_table; /* first byte of the keys that point reads are after; 0: all keys */
 };
 

@@ -135,10 +135,25 @@ static void open_drop_levels(struct lsm_levels *levels)
     lsm_levels_free(levels);
 }
 
-/* Everything on disk is verified before anything is changed. */
-static int open_recover(struct core *core, const char *dir, struct manifest_state *state,
-                        struct lsm_levels *levels, uint64_t *number_next)
+/* A record lost at the manifest's end looks like one that was never written; what it named would be
+ * removed as an orphan. The log tells the difference when it no longer has those entries. */
+static int open_check_log(const struct lsm_options *options, const struct manifest_state *state)
 {
+    uint64_t first = options->log_first_index, last = options->log_last_index;
+    if (first == 0 || (state->flushed_index + 1 >= first && state->flushed_index <= last))
+        return 0;
+    log_error("tables and log do not fit together, files of one are missing or lost their end",
+              LOG_TEXT("file", options->dir), LOG_U64("tables_last", state->flushed_index),
+              LOG_U64("log_first", first), LOG_U64("log_last", last));
+    return ERR_CORRUPT;
+}
+
+/* Everything on disk is verified before anything is changed. */
+static int open_recover(struct core *core, const struct lsm_options *options,
+                        struct manifest_state *state, struct lsm_levels *levels,
+                        uint64_t *number_next)
+{
+    const char *dir = options->dir;
     struct open_orphans orphans = {.state = state};
     int status = manifest_read_current(dir, &orphans.manifest_number);
     bool is_new = status == ERR_NOT_FOUND;
@@ -147,6 +162,9 @@ static int open_recover(struct core *core, const char *dir, struct manifest_stat
     if (!is_new)
         status = open_read_manifest(dir, orphans.manifest_number, state);
     if (!is_new && status < 0)
+        return status;
+    status = open_check_log(options, state);
+    if (status < 0)
         return status;
     levels->flushed_index = state->flushed_index;
     levels->flushed_term = state->flushed_term;
@@ -175,7 +193,7 @@ int lsm_open(struct core *core, const struct lsm_options *options, struct lsm **
     if (levels == NULL)
         return -ENOMEM;
     manifest_state_init(&state);
-    status = open_recover(core, options->dir, &state, levels, &number_next);
+    status = open_recover(core, options, &state, levels, &number_next);
     manifest_state_deinit(&state);
     if (status < 0) {
         open_drop_levels(levels);

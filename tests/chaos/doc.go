@@ -5,6 +5,9 @@
 // new there, and look for every acknowledged write in it. The model knows nothing of the server's
 // code: it is etcd's data model over the requests that `raftctl debug log --json` prints.
 //
+// Beside that, a table of damages: each kind of file is changed, cut or removed at several places,
+// and raftd has to refuse it with file, offset and what to do, leaving every byte as it was.
+//
 //	RAFTD     program under test   [../../build/release/bin/raftd]
 //	RAFTCTL   reads the log        [../../build/release/bin/raftctl]
 //	ROUNDS    how often to kill    [20]
