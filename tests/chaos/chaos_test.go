@@ -54,7 +54,7 @@ func (r *run) flags() []string {
 
 // compare holds what the server has against the model: revision, hash, and whole states.
 func (r *run) compare() error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // busy machines
 	defer cancel()
 	kv := pb.NewKVClient(r.server.conn)
 	read := func(revision int64) (*pb.RangeResponse, error) {

@@ -302,10 +302,10 @@ func (l *load) run(random *rand.Rand, kill func()) error {
 		}
 	}
 	kill()
-	timer := time.AfterFunc(20*time.Second, cancel) // no writer may hang on a dead server
+	timer := time.AfterFunc(5*time.Minute, cancel) // no writer may hang on a dead server
 	group.Wait()
 	if !timer.Stop() {
-		return fmt.Errorf("writers hung for 20 s after the kill")
+		return fmt.Errorf("writers hung for 5 minutes after the kill")
 	}
 	select {
 	case err := <-l.errs:
