@@ -1,7 +1,7 @@
 /*
- * heap_bytes.h - what the process has allocated and not freed, for tests of what an object costs:
- * exact under the sanitizers, with the allocator's rounding otherwise; and what of it is resident,
- * which is less, because nobody touched some of it yet. Sanitizers make that meaningless: 0 there.
+ * heap_bytes.h - what the process has allocated and not freed, the allocator's rounding included,
+ * for tests of what an object costs; and what of it is resident, which is less, because nobody
+ * touched some of it yet. Sanitizers make the latter meaningless: 0 there.
  */
 #ifndef TESTS_UNIT_HEAP_BYTES_H
 #define TESTS_UNIT_HEAP_BYTES_H

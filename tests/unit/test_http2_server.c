@@ -974,8 +974,9 @@ Test(http2_server, garbage_after_the_preface_ends_the_connection)
 /* ---- memory ------------------------------------------------------------------------------------
  */
 
-/* nghttp2's frame buffer is 16 KiB, of which a client that gets small frames touches one page. */
-#define IDLE_BYTES_MAX          (28 * 1024)
+/* nghttp2's frame buffer is 16 KiB, of which a client that gets small frames touches one page.
+ * Allocators round up: 27 KiB in the best case, 31 under ThreadSanitizer. */
+#define IDLE_BYTES_MAX          (32 * 1024)
 #define IDLE_RESIDENT_BYTES_MAX (24 * 1024)
 
 /* As clients do before they fall silent: preface, SETTINGS, their acknowledgement, one call. */
