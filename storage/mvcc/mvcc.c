@@ -275,7 +275,7 @@ int mvcc_apply_put(struct mvcc *mvcc, const struct mvcc_put_request *request, st
     struct mvcc_reply reply = {.arena = arena};
     invariant(mvcc->sub == 0);
     *result = (struct mvcc_put_result){0};
-    /* Stock etcd looks for the lease before the key here, and the other way round in a txn. */
+    /* Stock etcd looks for the lease before the key. */
     if (!lease_is_known(mvcc, request->lease))
         return ERR_LEASE_NOT_FOUND;
     int error = mvcc_write_put(mvcc, request, request->ignore_value || request->ignore_lease,

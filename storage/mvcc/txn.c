@@ -172,6 +172,10 @@ static int check_range_revision(const struct mvcc_view *view, int64_t revision)
 
 static int check_put_state(struct mvcc_txn_run *run, const struct mvcc_put_request *request)
 {
+    const struct mvcc_options *options = &run->writer->options;
+    if (request->lease != 0 &&
+        (options->lease_exists == NULL || !options->lease_exists(options->context, request->lease)))
+        return ERR_LEASE_NOT_FOUND; /* before the key, as for a put of its own */
     if (request->ignore_value || request->ignore_lease) {
         struct lsm_row row;
         struct mvcc_kv kv;
@@ -185,10 +189,6 @@ static int check_put_state(struct mvcc_txn_run *run, const struct mvcc_put_reque
             return ERR_KEY_NOT_FOUND;
         lsm_row_release(run->view.lsm, &row);
     }
-    const struct mvcc_options *options = &run->writer->options;
-    if (request->lease != 0 &&
-        (options->lease_exists == NULL || !options->lease_exists(options->context, request->lease)))
-        return ERR_LEASE_NOT_FOUND;
     return 0;
 }
 

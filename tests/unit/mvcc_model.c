@@ -389,11 +389,11 @@ static int check(struct model *model, const struct mvcc_txn_request *request,
             if (op->range.revision < model->compacted)
                 return ERR_COMPACTED;
         } else if (op->kind == MVCC_OP_PUT) {
+            if (!lease_known(model, op->put.lease))
+                return ERR_LEASE_NOT_FOUND;
             if ((op->put.ignore_value || op->put.ignore_lease) &&
                 model_at(model, op->put.key, INT64_MAX) == NULL)
                 return ERR_KEY_NOT_FOUND;
-            if (!lease_known(model, op->put.lease))
-                return ERR_LEASE_NOT_FOUND;
         } else if (op->kind == MVCC_OP_TXN) {
             int error = check(model, &op->txn, &result->responses[i].txn);
             if (error != 0)
