@@ -8,7 +8,8 @@
 //	ETCDCTL      etcdctl of that version  [../../build/peers/etcdctl]
 //	ETCDCTL_OLD  a much older etcdctl     [/usr/bin/etcdctl]
 //	SEED         seed of the random sequences [of the clock; always printed]
-//	OPS          operations in the random sequences [24000]
+//	TEST_SLOT    0 or 1: of two runs at a time, which this is
+//	OPS          operations in the random sequences [28000]
 //
 // A missing program is a failure, never a skip. With RAFTD set to an etcd binary the suite
 // compares etcd with itself, which tests the suite.

@@ -399,7 +399,7 @@ func randomSegments(t *testing.T, share int, leases []int64) {
 		}
 		seed = n
 	}
-	total, err := strconv.Atoi(envOr("OPS", "24000"))
+	total, err := strconv.Atoi(envOr("OPS", "28000"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -59,11 +60,16 @@ func program(t testing.TB, variable, fallback string) string {
 }
 
 // freePort finds a port that nobody has and, as it is below the ephemeral range, no outgoing
-// connection will take before the server does.
+// connection will take before the server does. Tests that run side by side draw from different
+// tens of thousands, by TEST_SLOT.
 func freePort(t testing.TB) int {
 	t.Helper()
+	first, count := 10000, 20000
+	if slot, err := strconv.Atoi(os.Getenv("TEST_SLOT")); err == nil {
+		first, count = 10000+slot%2*10000, 10000
+	}
 	for range 100 {
-		port := 10000 + rand.IntN(20000)
+		port := first + rand.IntN(count)
 		listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		if err == nil {
 			listener.Close()
