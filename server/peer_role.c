@@ -255,6 +255,8 @@ static void on_refused(void *context, uint64_t id, int error)
 {
     struct peer_role *role = context;
     if (error == ERR_MEMBER_REMOVED || error == ERR_MEMBER_BOOTSTRAPPED) {
+        if (atomic_load(&role->node->stop_requested))
+            return;
         log_error("a member refuses this one for good", LOG_HEX("by", id), LOG_ERROR(error));
         node_request_stop(role->node);
         return;

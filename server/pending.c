@@ -109,6 +109,18 @@ void pending_requeue(struct pending *pending)
     pending->forwarded_bytes = 0;
 }
 
+/* Finished ones at the head of the queue go home. */
+static void pending_drop_finished(struct pending *pending)
+{
+    while (!queue_is_empty(&pending->queue)) {
+        struct proposal *proposal = container_of(pending->queue.first, struct proposal, link);
+        if (!proposal->finished)
+            return;
+        pending_pop(pending, proposal);
+        go_home(pending, proposal);
+    }
+}
+
 void pending_expire(struct pending *pending, uint64_t now_ns)
 {
     for (uint32_t slot = 0; slot < PENDING_STREAMS; slot++) {
@@ -119,18 +131,15 @@ void pending_expire(struct pending *pending, uint64_t now_ns)
             pending_finish(pending, oldest, ERR_TIMEOUT);
         }
     }
+    pending_drop_finished(pending); /* without a leader nobody else looks at the queue */
 }
 
 struct proposal *pending_peek(struct pending *pending)
 {
-    while (!queue_is_empty(&pending->queue)) {
-        struct proposal *proposal = container_of(pending->queue.first, struct proposal, link);
-        if (!proposal->finished)
-            return proposal;
-        pending_pop(pending, proposal);
-        go_home(pending, proposal);
-    }
-    return NULL;
+    pending_drop_finished(pending);
+    if (queue_is_empty(&pending->queue))
+        return NULL;
+    return container_of(pending->queue.first, struct proposal, link);
 }
 
 void pending_pop(struct pending *pending, struct proposal *proposal)

@@ -124,5 +124,8 @@ Test(pending, deadlines)
     cr_expect_eq(home_count, 1);
     cr_expect_eq(home_error[0], ERR_TIMEOUT);
     cr_expect_eq(pending.count, 1);
+    pending_add(&pending, make(1, 1, 2 * NS_PER_S));
+    pending_expire(&pending, 20 * NS_PER_S);
+    cr_expect_eq(home_count, 3, "also what still waits in the queue, for want of a leader");
     end(&pending);
 }
