@@ -34,7 +34,9 @@ struct pb_field {
 
 static inline struct pb_reader pb_reader_make(struct bytes message)
 {
-    return (struct pb_reader){.at = message.data, .end = message.data + message.size};
+    /* An empty message may have no address. */
+    const uint8_t *end = message.size == 0 ? message.data : message.data + message.size;
+    return (struct pb_reader){.at = message.data, .end = end};
 }
 
 must_check int pb_read_varint_slow(struct pb_reader *reader, uint64_t *value);

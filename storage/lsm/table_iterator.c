@@ -128,9 +128,12 @@ static int table_iterator_descend(struct table_iterator *iterator, struct block_
                                   is_data ? SST_BLOCK_DATA : SST_BLOCK_INDEX, window, &raw, pin);
     if (status < 0)
         return status;
-    *offset = handle.offset;
-    if (block_iterator_open(child, raw) != 0)
+    if (block_iterator_open(child, raw) != 0) {
+        iterator->blocks->release(iterator->blocks, *pin);
+        *pin = NULL; /* the next seek must not take it for open */
         return table_iterator_corrupt(iterator, handle.offset, "block has no restart array");
+    }
+    *offset = handle.offset;
     return 0;
 }
 
