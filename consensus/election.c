@@ -225,6 +225,8 @@ static void campaign_pre(struct raft *raft)
 void raft_campaign_if_able(struct raft *raft, enum raft_campaign_kind kind)
 {
     raft_election_timer_restart(raft);
+    if (raft->election_draw_ns == 0) /* of a lone voter's start: no longer alone, or held up */
+        raft_election_timer_reset(raft);
     if (raft->role == RAFT_ROLE_LEADER || !raft_promotable(raft))
         return;
     if (kind != RAFT_CAMPAIGN_TRANSFER && raft_holds_vote(raft))
@@ -261,6 +263,7 @@ static void count_votes(struct raft *raft)
         break;
     case QUORUM_LOST:
         raft->counters.elections_lost++;
+        sometimes(!pre, "raft: a candidate loses its round");
         raft_become_follower(raft, raft->term, 0);
         retry_timer_reset(raft, 10, 20);
         break;
@@ -288,8 +291,7 @@ void raft_handle_vote_response(struct raft *raft, const struct raft_message *mes
     invariant(peer != NULL);
     bool in_phase = raft->role == (pre ? RAFT_ROLE_PRE_CANDIDATE : RAFT_ROLE_CANDIDATE);
     /* A grant for a question that we asked in an earlier term is no grant now. */
-    bool current = !pre || message->reject || message->term == raft->term + 1 ||
-                   planted_bug(pre_vote_of_another_round);
+    bool current = !pre || message->reject || message->term == raft->term + 1;
     if (in_phase && current && peer->vote == QUORUM_MISSING) {
         peer->vote = message->reject ? QUORUM_NO : QUORUM_YES;
         count_votes(raft);

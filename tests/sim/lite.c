@@ -164,6 +164,12 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
     } else if (prng_chance(&prng, 1, 10)) {
         config->drift_ppm_max = 300000; /* nothing but speed depends on clocks */
     }
+    if (prng_chance(&prng, 1, 8)) { /* applying lags: snapshots overtake it */
+        config->apply_ns = 50 * NS_PER_MS;
+        config->apply_entries_max = 1;
+        config->retain_entries = prng_below(&prng, 4);
+        config->flush_per_mille = 500;
+    }
     if (options->nodes != 0)
         config->voters = options->nodes;
 }

@@ -221,6 +221,19 @@ static void retire(struct lite *lite)
     }
 }
 
+/* The operator changes its mind at once, while the leader hears nothing from the others. */
+static void give_up_transfer(struct lite *lite, uint32_t leader)
+{
+    struct prng *prng = lite_prng(lite, FAULTS);
+    uint64_t until_ns = lite->world.now_ns + pick_outage_ns(lite);
+    for (uint32_t other = 1; other <= LITE_NODES_MAX; other++)
+        lite->paths[other][leader].clogged_until_ns = until_ns;
+    struct lite_item *item = lite_item_make(lite, LITE_ITEM_COMMAND, 0, leader);
+    item->fault = LITE_FAULT_TRANSFER;
+    item->value = lite->node_count * (prng_next(prng) >> 40) + leader - 1;
+    lite_item_schedule(item, prng_below(prng, 50 * NS_PER_MS));
+}
+
 /* ---- one fault ------------------------------------------------------------------------------ */
 
 static void do_harm(struct lite *lite, enum lite_fault fault)
@@ -271,6 +284,10 @@ static void do_harm(struct lite *lite, enum lite_fault fault)
             command_send(lite, leader, fault);
         break;
     case LITE_FAULT_TRANSFER:
+        command_send(lite, id, fault);
+        if (id == leader && prng_chance(prng, 1, 3))
+            give_up_transfer(lite, id);
+        break;
     case LITE_FAULT_CAMPAIGN:
     case LITE_FAULT_STEP_DOWN:
     case LITE_FAULT_FORGET_LEADER:

@@ -171,6 +171,20 @@ Test(raft, damage_found_in_the_middle_of_a_campaign_ends_it)
     free(lone.memory);
 }
 
+/* Its first campaign is due at once; one that is put off is due later, or callers would spin. */
+Test(raft, a_lone_voter_that_may_not_campaign_yet_waits)
+{
+    struct lone lone;
+    struct raft_start start = lone_config();
+    start.hard_state = (struct hard_state){.term = 1, .commit = 1};
+    start.last_index = start.last_term = 1; /* committed, not applied, maybe a change of members */
+    lone_start(&lone, &start);
+    cr_assert_eq(raft_tick(&lone.raft, TICK_NS), 0);
+    cr_assert_eq(lone.raft.role, RAFT_ROLE_FOLLOWER);
+    cr_assert_gt(raft_deadline_ns(&lone.raft), TICK_NS);
+    free(lone.memory);
+}
+
 /* The configuration of a snapshot rules at once, the changes before it are still in the apply
  * lane: what it then stored as "the configuration at this index" would be of a later one. */
 Test(raft, a_change_below_a_pending_snapshot_is_not_applied)
