@@ -404,7 +404,8 @@ static void kv_call_run(struct kv_client *client, struct kv_call *call, Raftpb__
         if (call->error == 0)
             return;
         bool transient = err_action(call->error) == ERR_ACTION_RETRY;
-        bool untouched = !sent || is_read || kv_error_is_refusal(call->error);
+        bool untouched = !sent || is_read || kv_error_is_refusal(call->error) ||
+                         planted_bug(client_repeats_writes);
         uint64_t until_ns = core_now_ns(client->core) + pause_ms * NS_PER_MS;
         call->failure->maybe_executed = !untouched && (transient || call->error == ERR_DEADLINE);
         if (!transient || !untouched || until_ns >= call->deadline_ns)

@@ -362,6 +362,9 @@ static bool raft_term_gate(struct raft *raft, const struct raft_message *message
          * else may be left to tell: the refusal of a removed voter whose term is behind ours. */
         if (message_is_vote(message) && !planted_bug(old_refusal_unheard))
             raft_commit_by_vote(raft, message);
+        sometimes(message->commit > 0 && message->commit == raft->log.committed_index &&
+                      raft->log.applied_index < message->commit,
+                  "raft: a vote of an earlier term tells of a commit");
         return false;
     }
     return true;

@@ -122,6 +122,7 @@ void raft_persisted(struct raft *raft, const struct raft_append *append)
     /* A tail written in an earlier term may have been replaced since, and even replaced back: only
      * what was issued in this term tells what the disk holds. Each term issues an append of its own
      * (its hard state), which names the whole tail, so nothing is forgotten. */
+    sometimes(append->term != raft->term, "raft: what became durable was issued in another term");
     if (append->term == raft->term || planted_bug(token_of_old_term)) {
         raft_log_durable_to(&raft->log, append->last_index, append->last_term);
         raft_own_ack(raft, u64_min(append->last_index, raft->log.durable_index));

@@ -96,8 +96,10 @@ bool raft_maybe_commit(struct raft *raft)
     if (index <= raft->log.committed_index || index > raft->log.last_index)
         return false;
     /* Entries of earlier terms commit only beneath one of ours (figure 8 of the paper). */
-    if (!raft_log_matches(&raft->log, index, raft->term) && !planted_bug(commit_of_old_term))
+    if (!raft_log_matches(&raft->log, index, raft->term) && !planted_bug(commit_of_old_term)) {
+        sometimes(true, "raft: a quorum has an entry of an earlier term, which does not commit");
         return false;
+    }
     bool first = !raft_own_term_committed(raft);
     raft_log_commit_to(&raft->log, index);
     if (first)
@@ -262,6 +264,7 @@ void raft_handle_append(struct raft *raft, const struct raft_message *message)
 {
     struct raft_log *log = &raft->log;
     if (message->index < log->committed_index) {
+        sometimes(message->entry_count > 0, "raft: an append that is long committed");
         acknowledge(raft, message->from, log->committed_index);
         raft_release_unkept(raft, message, 0);
         return;
@@ -277,12 +280,15 @@ void raft_handle_append(struct raft *raft, const struct raft_message *message)
     uint32_t fresh = unclear ? 0 : message->entry_count - known;
     if (fresh > 0) {
         if (first <= log->last_index) {
+            sometimes(true, "raft: an append replaces what another leader left");
             invariant(first > log->committed_index); /* two histories: stop here */
             raft->truncated |= first <= log->issued_index;
             raft_log_truncate(log, first);
         }
         /* What does not fit is not acknowledged; the leader sends it again. */
-        fresh = (uint32_t)u64_min(fresh, raft_log_room(log, fresh, true));
+        uint64_t room = raft_log_room(log, fresh, true);
+        sometimes(room < fresh, "raft: an append does not fit into the window");
+        fresh = (uint32_t)u64_min(fresh, room);
         for (uint32_t i = 0; i < fresh; i++)
             raft_log_append(log, &message->entries[known + i]);
     }

@@ -44,9 +44,11 @@ static bool restore(struct raft *raft, const struct raft_snapshot *snapshot)
         !raft_id_set_has(&config->outgoing, raft->options.id))
         return false; /* not meant for us: we would wait for a leader that never writes */
     if (raft_log_matches(log, snapshot->index, snapshot->term)) {
+        sometimes(true, "raft: a snapshot brings what the log already has");
         raft_log_commit_to(log, snapshot->index);
         return false; /* the entries are here already */
     }
+    sometimes(config->outgoing.count > 0, "raft: a snapshot of a joint phase");
     raft->truncated |= log->last_index > log->committed_index;
     raft_log_restore(log, snapshot);
     raft->snapshot_install = *snapshot;

@@ -240,7 +240,7 @@ static void core_wake_peers(struct core *core)
     while (core->sent_to != 0) {
         uint32_t to = (uint32_t)__builtin_ctzll(core->sent_to);
         core->sent_to &= core->sent_to - 1;
-        if (mesh_must_wake(core->mesh, core->id, to)) {
+        if (mesh_must_wake(core->mesh, core->id, to) && !planted_bug(wakeup_lost)) {
             reactor_wake(core->reactor, to);
             core->stats.wakes_sent++;
         }

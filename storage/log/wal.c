@@ -316,7 +316,7 @@ static void builder_issue(struct builder *builder)
     io_op_init(&write->block_op, write_block_done);
     io_op_init(&write->ring_op, write_ring_done);
     reactor_write(wal->reactor, &write->block_op, wal->segments[wal->active].file, span,
-                  IO_WRITE_DURABLE);
+                  planted_bug(log_write_not_durable) ? 0 : IO_WRITE_DURABLE);
     reactor_write(wal->reactor, &write->ring_op, wal->ring, ring_span, IO_WRITE_DURABLE);
     probe3(wal_write, block->sequence, block->bytes, block->entry_count);
 }

@@ -29,14 +29,18 @@
 #include "core/histogram.h"
 #include "core/queue.h"
 
-#define WAL_PAGE_BYTES            ((uint32_t)4096)
+#define WAL_PAGE_BYTES ((uint32_t)4096)
+#if KV_SIMULATED /* a simulated node would spend its time on zeros, and never fill a segment */
+#define WAL_SEGMENT_BYTES_DEFAULT ((uint64_t)2 * 1024 * 1024)
+#else
 #define WAL_SEGMENT_BYTES_DEFAULT ((uint64_t)64 * 1024 * 1024)
-#define WAL_BLOCK_BYTES_DEFAULT   ((uint32_t)256 * 1024)
-#define WAL_BLOCK_BYTES_LIMIT     ((uint32_t)1024 * 1024)
-#define WAL_WRITES_DEFAULT        4
-#define WAL_WRITES_LIMIT          16
-#define WAL_RING_SLOTS_DEFAULT    2048
-#define WAL_REASON_BYTES          256
+#endif
+#define WAL_BLOCK_BYTES_DEFAULT ((uint32_t)256 * 1024)
+#define WAL_BLOCK_BYTES_LIMIT   ((uint32_t)1024 * 1024)
+#define WAL_WRITES_DEFAULT      4
+#define WAL_WRITES_LIMIT        16
+#define WAL_RING_SLOTS_DEFAULT  2048
+#define WAL_REASON_BYTES        256
 
 struct wal;
 

@@ -80,7 +80,7 @@ int wal_create_zeroed(const char *directory, const char *path, uint64_t bytes, c
     if (result < 0)
         return result;
     result = await_rename(path_temporary, path);
-    if (result >= 0)
+    if (result >= 0 && !planted_bug(segment_name_not_durable))
         result = await_sync_directory(directory);
     if (result >= 0)
         return 0;

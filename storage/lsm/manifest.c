@@ -384,6 +384,8 @@ static int manifest_write_current(const char *dir, uint64_t number)
     status = status < 0 ? status : await_sync(file);
     await_close(&file);
     status = status < 0 ? status : await_rename(temporary, path);
+    if (planted_bug(manifest_name_not_durable))
+        return status;
     return status < 0 ? status : await_sync_directory(dir);
 }
 
