@@ -26,13 +26,12 @@
 #define NODE_STOP_POLL_NS (50 * NS_PER_MS)
 #define START_WAIT_NS_MAX (5 * NS_PER_S)
 #define NODE_FIBERS_MAX   4096
+#define LEVEL0_TABLES     12 /* memtables are small: the processor's cache holds their keys */
 
 _Static_assert(MESSAGE_LSM_COUNT >= LSM_MESSAGE_KINDS, "message.h reserves what the LSM asks for");
 _Static_assert(MESSAGE_KIND_COUNT <= MESH_KIND_MAX, "message kinds fit the handler table");
 
-/* ---- memory: how --memory-limit is divided
- * ------------------------------------------------------- docs/operations/memory.md states the same
- * shares. */
+/* ---- memory: how --memory-limit is divided, as docs/operations/memory.md states it ---------- */
 
 static uint64_t memory_limit(const struct node *node)
 {
@@ -41,7 +40,7 @@ static uint64_t memory_limit(const struct node *node)
 
 static uint64_t memtable_bytes(const struct node *node)
 {
-    return u64_max(8 * MIB, u64_min(64 * MIB, memory_limit(node) / 16));
+    return u64_max(4 * MIB, u64_min(64 * MIB, memory_limit(node) / 160));
 }
 
 static uint64_t block_cache_bytes_per_core(const struct node *node)
@@ -54,7 +53,7 @@ static uint64_t block_cache_bytes_per_core(const struct node *node)
 static size_t heads_bytes(const struct node *node)
 {
     size_t bytes = 256 * KIB;
-    while (bytes * 2 <= memory_limit(node) / 64)
+    while (bytes * 2 <= memory_limit(node) / 256)
         bytes *= 2;
     return bytes;
 }
@@ -72,11 +71,9 @@ void node_core_options(const struct node *node, uint32_t core, struct core_optio
                 .core = core,
                 .core_count = node->core_count,
                 .files_max = 65536,
-                .buffer_bytes = core == map->log || core == map->compaction ? 16 * MIB : 8 * MIB,
+                .buffer_bytes = core == map->log || core == map->compaction ? 4 * MIB : 2 * MIB,
                 .recv_buffer_bytes = 16 * 1024,
-                .recv_buffer_count = connections         ? 256
-                                     : core == map->raft ? 64
-                                                         : 8,
+                .recv_buffer_count = connections || core == map->raft ? 64 : 8,
                 .poll_us = config->poll_us < 0 ? 50 : (uint32_t)config->poll_us,
             },
     };
@@ -147,6 +144,7 @@ static int start_tables(struct node *node, struct core *core, const struct wal_r
         .dir = directory,
         .memtable_bytes = memtable_bytes(node),
         .block_cache_bytes_per_core = block_cache_bytes_per_core(node),
+        .level0_tables = LEVEL0_TABLES,
         .compression = compression_of(node->config->compression),
         .compression_top = LSM_COMPRESSION_NONE,
         .core_count = node->core_count,

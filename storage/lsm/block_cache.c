@@ -83,6 +83,7 @@ struct cache_block *block_cache_insert(struct block_cache *cache, struct cache_b
     block->chain = *bucket;
     *bucket = block;
     block->pins = 1;
+    block->alone = false;
     block->credit = (uint8_t)priority;
     if (cache->hand == NULL) {
         block->clock_next = block->clock_prev = block;
@@ -103,7 +104,8 @@ struct cache_block *block_cache_insert(struct block_cache *cache, struct cache_b
 void block_cache_release(struct cache_block *block)
 {
     invariant(block->pins > 0);
-    block->pins--;
+    if (--block->pins == 0 && block->alone)
+        free(block);
 }
 
 void block_cache_deinit(struct block_cache *cache)

@@ -22,6 +22,7 @@ struct cache_block {
     uint32_t raw_bytes;
     uint32_t pins;
     uint8_t credit;
+    bool alone; /* not in the cache: goes with its only pin */
     uint8_t data[];
 };
 
@@ -43,6 +44,14 @@ struct cache_block *block_cache_acquire(struct block_cache *cache, uint64_t numb
  * block is there already, frees this one and pins that. */
 struct cache_block *block_cache_insert(struct block_cache *cache, struct cache_block *block,
                                        enum cache_priority priority);
+
+/* Pins a malloc'ed block that no other read will want: the release frees it. */
+static inline struct cache_block *block_cache_keep_out(struct cache_block *block)
+{
+    block->pins = 1;
+    block->alone = true;
+    return block;
+}
 
 static inline void block_cache_pin(struct cache_block *block)
 {

@@ -9,6 +9,7 @@
 /* ---- views -----------------------------------------------------------------------------------
  */
 
+#define READER_SCAN_KEPT_BYTES ((uint64_t)(1024 * 1024)) /* of one scan, in the cache */
 static void reader_post_released(struct lsm_reader *reader)
 {
     lsm_post(reader->lsm, reader->core, core_id(reader->lsm->core), LSM_MESSAGE_RELEASED, 0, NULL);
@@ -173,6 +174,19 @@ static int reader_block_read(struct reader_blocks *from, const struct lsm_table 
     return 0;
 }
 
+/* A short list may be read again and stays; a long scan would only fill the cache with itself. */
+static struct cache_block *reader_block_keep(struct reader_blocks *from, struct cache_block *block,
+                                             enum sst_block_type type, bool ahead)
+{
+    if (type == SST_BLOCK_INDEX)
+        return block_cache_insert(&from->reader->cache, block, CACHE_HIGH);
+    if (ahead)
+        from->scanned_bytes += block->raw_bytes;
+    if (from->scanned_bytes > READER_SCAN_KEPT_BYTES)
+        return block_cache_keep_out(block);
+    return block_cache_insert(&from->reader->cache, block, from->priority);
+}
+
 static int reader_block_acquire(struct table_blocks *blocks, const struct lsm_table *table,
                                 struct sst_handle handle, enum sst_block_type type,
                                 struct table_window *window, struct bytes *raw, void **pin)
@@ -189,8 +203,7 @@ static int reader_block_acquire(struct table_blocks *blocks, const struct lsm_ta
         int status = reader_block_read(from, table, handle, type, window, &block);
         if (status < 0)
             return status;
-        block = block_cache_insert(&reader->cache, block,
-                                   type == SST_BLOCK_INDEX ? CACHE_HIGH : from->priority);
+        block = reader_block_keep(from, block, type, window != NULL);
     }
     *raw = bytes_make(block->data, block->raw_bytes);
     *pin = block;
@@ -211,6 +224,7 @@ void reader_blocks_init(struct reader_blocks *blocks, struct lsm_reader *reader,
     blocks->reader = reader;
     blocks->may_wait = may_wait;
     blocks->priority = priority;
+    blocks->scanned_bytes = 0;
 }
 
 /* ---- point reads -----------------------------------------------------------------------------

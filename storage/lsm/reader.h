@@ -33,6 +33,7 @@ struct reader_blocks {
     struct lsm_reader *reader;
     bool may_wait;
     enum cache_priority priority;
+    uint64_t scanned_bytes; /* read ahead so far */
 };
 
 struct lsm_reader {
