@@ -399,6 +399,8 @@ void check_raft_send(struct check_raft *check, const struct raft_message *messag
         send_vote(check, message->from, message->term, message->to, durable, true);
     if (message->kind != RAFT_MESSAGE_APPEND_RESPONSE || message->reject || message->index == 0)
         return;
+    if (durable->term > message->term)
+        return; /* a later leader has replaced it since: then its first one cannot commit it */
     /* What it acknowledges is what the leader of that term holds there: same term, same H. */
     uint64_t leader = 0;
     if (!table_find(&check->leaders, message->term + 1, 0, &leader) || leader != message->to)
