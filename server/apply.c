@@ -18,12 +18,14 @@
 #define APPLY_READ_BYTES (4 * MIB)
 
 /* Entries are looked at so many at a time, so that the cache misses of their keys overlap. */
-#define APPLY_STEPS_MAX 16
-#define APPLY_WARM_MIN  4
+#define APPLY_STEPS_MAX       16
+#define APPLY_STEPS_BYTES_MAX (256 * KIB) /* unless a single one has more */
+#define APPLY_WARM_MIN        4
 
-/* One entry on its way through the loop. */
+/* One entry on its way through the loop, and its payload, as copies: while a step waits for the
+ * disk, consensus may let go of entries that are durable, applied or not. */
 struct apply_step {
-    const struct entry *entry;
+    struct entry entry;
     int error;            /* of decoding */
     bool changes_members; /* a configuration change; `request` is its context, if it has one */
     bool has_request;
@@ -41,6 +43,7 @@ struct apply {
     struct fiber_event ended;
     bool stopping;
     struct arena scratch; /* decoded requests, results nobody waits for */
+    struct arena held;    /* payloads of the steps */
 
     /* The batch being executed. */
     struct apply_step steps[APPLY_STEPS_MAX];
@@ -160,7 +163,7 @@ static int execute_config(struct apply *apply, const struct apply_step *step)
 {
     struct node *node = apply->node;
     int error =
-        membership_apply_config(&node->membership, apply->mvcc, &apply->raft->raft, step->entry);
+        membership_apply_config(&node->membership, apply->mvcc, &apply->raft->raft, &step->entry);
     if (error == 0 && step->has_request && step->request.kind == REQUEST_MEMBER_REMOVE) {
         struct member removed;
         error = member_decode(step->request.body, &removed);
@@ -190,7 +193,7 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
                                 proposal != NULL ? &proposal->result : &unwanted);
     if (storage_failed(error))
         fatal("apply of entry %llu stopped: %s; the state machine cannot skip it",
-              (unsigned long long)step->entry->index, err_text(error));
+              (unsigned long long)step->entry.index, err_text(error));
     if (proposal != NULL) {
         proposal->error = error;
         apply->done[apply->done_count++] = proposal;
@@ -200,7 +203,7 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
 
 static void step_decode(struct apply_step *step)
 {
-    const struct entry *entry = step->entry;
+    const struct entry *entry = &step->entry;
     struct bytes payload = bytes_make(entry->payload, entry->payload_bytes);
     step->changes_members = entry->type == ENTRY_CONFIG_CHANGE;
     if (step->changes_members) { /* whatever does not decode is refused when it is executed */
@@ -259,21 +262,34 @@ static const struct entry *entry_find(struct apply *apply, uint64_t index)
     return entry != NULL ? entry : copy_at(apply, index);
 }
 
+static void step_hold(struct apply *apply, struct apply_step *step, const struct entry *entry)
+{
+    struct bytes payload =
+        arena_copy(&apply->held, bytes_make(entry->payload, entry->payload_bytes));
+    if (payload.size != entry->payload_bytes)
+        fatal("out of memory for log entry %llu", (unsigned long long)entry->index);
+    step->entry = *entry;
+    step->entry.payload = payload.data;
+}
+
 /* Fills steps with the entries from `*index` on, at most up to `last`, and moves `*index` behind
  * them. Reading back invalidates earlier entries, so it happens only before the first. */
 static uint32_t steps_gather(struct apply *apply, uint64_t *index, uint64_t last, uint64_t *term)
 {
     uint32_t count = 0;
+    uint64_t bytes = 0;
+    arena_reset(&apply->held);
     if (entry_find(apply, *index) == NULL)
         copy_load(apply, *index);
     for (; *index <= last && count < APPLY_STEPS_MAX; ++*index) {
         const struct entry *entry = entry_find(apply, *index);
-        if (entry == NULL)
+        if (entry == NULL || (count > 0 && bytes + entry->payload_bytes > APPLY_STEPS_BYTES_MAX))
             break;
+        bytes += entry->payload_bytes;
         *term = entry->term;
         if (entry->type == ENTRY_NORMAL && entry->payload_bytes == 0)
             continue;
-        apply->steps[count++].entry = entry;
+        step_hold(apply, &apply->steps[count++], entry);
     }
     return count;
 }
@@ -344,6 +360,7 @@ int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
     fiber_event_init(&apply->work);
     fiber_event_init(&apply->ended);
     arena_init(&apply->scratch, 0);
+    arena_init(&apply->held, 0);
     int error = fiber_spawn(core, FIBER_LATENCY, apply_run, apply);
     if (error < 0) {
         free(apply);
@@ -360,4 +377,5 @@ void apply_stop(struct apply *apply)
     fiber_event_wait(&apply->ended);
     log_copy_destroy(&apply->copy);
     arena_deinit(&apply->scratch);
+    arena_deinit(&apply->held);
 }

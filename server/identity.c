@@ -198,7 +198,6 @@ int identity_create(const struct config *config, struct identity *identity, char
 {
     uint8_t *block = calloc(1, BLOCK_BYTES);
     invariant(block != NULL && identity->cluster_id != 0 && identity->member_id != 0);
-    identity->fresh = true;
     le64_store(block + AT_CLUSTER, identity->cluster_id);
     le64_store(block + AT_MEMBER, identity->member_id);
     size_t first_bytes = members_encode(identity->first, block + AT_FIRST);

@@ -25,7 +25,6 @@ struct identity {
     uint64_t cluster_id;
     uint64_t member_id;
     uint64_t incarnation;     /* this start's number, from 1 */
-    bool fresh;               /* this start created it */
     struct member_set *first; /* owned; the members that the cluster began with */
 };
 

@@ -74,10 +74,12 @@ static void send_now(struct peer_role *role, const struct raft_message *message)
 {
     if (message->kind == RAFT_MESSAGE_APPEND)
         send_append(role, message);
-    else if (message->kind == RAFT_MESSAGE_SNAPSHOT)
-        snapshot_send_start(role->snapshot_send, message->to); /* its files say the rest */
-    else
+    else if (message->kind != RAFT_MESSAGE_SNAPSHOT)
         peer_role_send_entries(role, message, NULL);
+    else if (snapshot_send_is_idle(role->snapshot_send))
+        snapshot_send_start(role->snapshot_send, message->to); /* its files say the rest */
+    else /* two members fell behind in the same turn: this one is asked again later */
+        raft_report_snapshot(&role->node->raft->raft, message->to, false);
 }
 
 static void hold(struct peer_role *role, const struct raft_message *message)
@@ -127,7 +129,7 @@ static bool vote_is_safe(const struct peer_role *role, const struct raft_message
 {
     if (message->kind != RAFT_MESSAGE_VOTE && message->kind != RAFT_MESSAGE_PRE_VOTE)
         return true;
-    return !role->node->identity.fresh || role->node->raft->raft.log.last_index > 0 ||
+    return role->node->raft->raft.log.last_index > 0 ||
            peers_connected(role->peers, message->from, PEER_LANE_CONTROL);
 }
 
@@ -321,8 +323,7 @@ void peer_role_flush(struct peer_role *role)
     sync_members(role);
     snapshot_send_turn(role->snapshot_send);
     const struct raft_log *log = &role->node->raft->raft.log;
-    role->greeting[0] =
-        role->node->identity.fresh && log->last_index == 0 ? GREETING_FRESH : GREETING_KNOWN;
+    role->greeting[0] = log->last_index == 0 ? GREETING_FRESH : GREETING_KNOWN;
     peers_flush(role->peers);
 }
 

@@ -67,7 +67,7 @@ static void issue_append(struct raft_driver *driver, const struct raft_ready *re
     batch->wal.kind = WAL_APPEND_ENTRIES;
     batch->wal.entries = batch->entries;
     batch->wal.entry_count = batch->entry_count;
-    batch->wal.has_hard_state = ready->hard_state_changed || count == 0;
+    batch->wal.has_hard_state = true; /* the commit index too: a restart must know it */
     batch->wal.hard_state = ready->hard_state;
     struct mesh_message message = {.kind = MESSAGE_LOG_APPEND, .word = {(uintptr_t)batch}};
     core_post(driver->core, driver->node->map.log, &message);
@@ -148,8 +148,9 @@ static void reads_ask(struct raft_driver *driver)
     driver->read_id = id;
     driver->read_wanted = false;
     driver->read_asked_ns = core_now_ns(driver->core);
-    for (uint32_t i = driver->reads_count; i-- > 0 && read_at(driver, i)->id == 0;)
-        read_at(driver, i)->id = id;
+    for (uint32_t i = 0; i < driver->reads_count; i++) /* lost answers leave gaps */
+        if (read_at(driver, i)->id == 0)
+            read_at(driver, i)->id = id;
 }
 
 static void reads_void(struct raft_driver *driver)
@@ -255,7 +256,15 @@ static void publish(struct raft_driver *driver)
 /* Invariant L2 of node_private.h: before messages leave. */
 static void publish_reads(struct raft_driver *driver)
 {
-    atomic_store_explicit(&driver->node->shared.reads_local, raft_reads_are_local(&driver->raft),
+    const struct raft_log *log = &driver->raft.log;
+    bool is_local = raft_reads_are_local(&driver->raft);
+    /* What is in the log by now, a former member may have committed, applied and acknowledged. */
+    if (!is_local)
+        driver->reads_local_after = UINT64_MAX;
+    else if (driver->reads_local_after == UINT64_MAX)
+        driver->reads_local_after = log->last_index;
+    atomic_store_explicit(&driver->node->shared.reads_local,
+                          is_local && log->applied_index >= driver->reads_local_after,
                           memory_order_release);
 }
 

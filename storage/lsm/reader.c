@@ -178,11 +178,12 @@ static int reader_block_read(struct reader_blocks *from, const struct lsm_table 
 static struct cache_block *reader_block_keep(struct reader_blocks *from, struct cache_block *block,
                                              enum sst_block_type type, bool ahead)
 {
+    bool is_long = from->scanned_bytes > READER_SCAN_KEPT_BYTES;
     if (type == SST_BLOCK_INDEX)
-        return block_cache_insert(&from->reader->cache, block, CACHE_HIGH);
+        return block_cache_insert(&from->reader->cache, block, is_long ? CACHE_LOW : CACHE_HIGH);
     if (ahead)
         from->scanned_bytes += block->raw_bytes;
-    if (from->scanned_bytes > READER_SCAN_KEPT_BYTES)
+    if (is_long)
         return block_cache_keep_out(block);
     return block_cache_insert(&from->reader->cache, block, from->priority);
 }

@@ -218,6 +218,11 @@ func (r *run) round() error {
 	if err := r.server.ready(); err != nil {
 		return err
 	}
+	if !r.started { // before its first start there was no log to keep
+		if err := r.server.keepLog(); err != nil {
+			return err
+		}
+	}
 	r.started = true
 	if err := r.compare(); err != nil {
 		return err
