@@ -317,20 +317,14 @@ static void on_listener_closed(struct io_listener *io)
 static int listen_on(struct node *node, struct core *core, const struct config_url *url,
                      struct listener **out)
 {
-    struct io_address address;
-    struct reactor *reactor = core_reactor(core);
     struct listener *listener = calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
     listener->node = node;
     listener->io.accepted = on_accepted;
     listener->io.closed = on_listener_closed;
-    int error = reactor_resolve(reactor, url->host, url->port, &address);
-    if (error == 0)
-        error = reactor_listen(reactor, &listener->io, &address);
+    int error = node_listen(node, core, url, &listener->io);
     if (error < 0) {
-        snprintf(node->failure, sizeof(node->failure), "cannot listen on %s: %s", url->text,
-                 err_text(error));
         free(listener);
         return error;
     }

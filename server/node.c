@@ -79,6 +79,20 @@ void node_core_options(const struct node *node, uint32_t core, struct core_optio
     };
 }
 
+int node_listen(struct node *node, struct core *core, const struct config_url *url,
+                struct io_listener *io)
+{
+    struct io_address address;
+    struct reactor *reactor = core_reactor(core);
+    int error = reactor_resolve(reactor, url->host, url->port, &address);
+    if (error == 0)
+        error = reactor_listen(reactor, io, &address);
+    if (error < 0)
+        snprintf(node->failure, sizeof(node->failure), "cannot listen on %s: %s", url->text,
+                 err_text(error));
+    return error;
+}
+
 /* ---- start ---------------------------------------------------------------------------------- */
 
 static void node_set_state(struct node *node, enum node_state state)

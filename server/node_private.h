@@ -98,6 +98,10 @@ struct node {
     int64_t started_wall_ns;
 };
 
+/* Listens on a configured address; what goes wrong is in node->failure too. */
+must_check int node_listen(struct node *node, struct core *core, const struct config_url *url,
+                           struct io_listener *io);
+
 void role_map_compute(struct role_map *map, uint32_t core_count);
 
 #endif

@@ -18,7 +18,7 @@
 #define SILENCE_NS_MIN (3 * NS_PER_S)
 
 /* First byte of our greeting's detail; the addresses follow. */
-#define GREETING_FRESH '1' /* this member's log is empty, for the first time */
+#define GREETING_FRESH '1' /* this member's log is empty */
 #define GREETING_KNOWN '0'
 
 /* ---- Raft's messages out -------------------------------------------------------------------- */
@@ -354,20 +354,14 @@ static void on_listener_closed(struct io_listener *io)
 
 static int listen_on(struct peer_role *role, const struct config_url *url)
 {
-    struct io_address address;
-    struct reactor *reactor = core_reactor(role->core);
     struct peer_listener *listener = calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
     listener->role = role;
     listener->io.accepted = on_accepted;
     listener->io.closed = on_listener_closed;
-    int error = reactor_resolve(reactor, url->host, url->port, &address);
-    if (error == 0)
-        error = reactor_listen(reactor, &listener->io, &address);
+    int error = node_listen(role->node, role->core, url, &listener->io);
     if (error < 0) {
-        snprintf(role->node->failure, sizeof(role->node->failure), "cannot listen on %s: %s",
-                 url->text, err_text(error));
         free(listener);
         return error;
     }

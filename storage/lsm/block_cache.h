@@ -53,11 +53,6 @@ static inline struct cache_block *block_cache_keep_out(struct cache_block *block
     return block;
 }
 
-static inline void block_cache_pin(struct cache_block *block)
-{
-    block->pins++;
-}
-
 void block_cache_release(struct cache_block *block);
 
 #endif
