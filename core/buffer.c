@@ -150,6 +150,24 @@ void buffer_release(struct buffer_pool *pool, void *buffer)
     free_list_insert(pool, index, order);
 }
 
+void *buffer_acquire_or_allocate(struct buffer_pool *pool, uint32_t bytes)
+{
+    invariant(bytes > 0);
+    void *buffer = bytes <= BUFFER_BYTES_MAX ? buffer_acquire(pool, bytes) : NULL;
+    if (buffer == NULL)
+        buffer = aligned_alloc(BUFFER_BYTES_MIN, u64_round_up(bytes, BUFFER_BYTES_MIN));
+    return buffer;
+}
+
+void buffer_release_or_free(struct buffer_pool *pool, void *buffer)
+{
+    uintptr_t start = (uintptr_t)pool->arena, at = (uintptr_t)buffer;
+    if (at >= start && at < start + buffer_pool_bytes_total(pool))
+        buffer_release(pool, buffer);
+    else
+        free(buffer);
+}
+
 uint64_t buffer_pool_bytes_used(const struct buffer_pool *pool)
 {
     return (uint64_t)pool->units_used * BUFFER_BYTES_MIN;

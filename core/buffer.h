@@ -6,7 +6,9 @@
  *           allocator over it.
  * Owner     The core that created it; buffers go home to be released.
  * Units     Sizes in bytes, rounded up to powers of two from BUFFER_BYTES_MIN to BUFFER_BYTES_MAX.
- * Errors    buffer_acquire() returns NULL when the arena is exhausted: wait or back off.
+ * Errors    buffer_acquire() returns NULL when the arena is exhausted. Who cannot do without takes
+ *           buffer_acquire_or_allocate(): nobody waits for a buffer, so holding one while taking
+ *           another cannot deadlock, and work under way cannot fail for want of one.
  */
 #ifndef CORE_BUFFER_H
 #define CORE_BUFFER_H
@@ -24,6 +26,11 @@ void buffer_pool_destroy(struct buffer_pool *pool); /* every buffer must be home
 
 must_check void *buffer_acquire(struct buffer_pool *pool, uint32_t bytes);
 void buffer_release(struct buffer_pool *pool, void *buffer);
+
+/* From the arena, else (in use, or `bytes` is more than BUFFER_BYTES_MAX) aligned memory of the
+ * allocator, whose pages the kernel pins for each call. NULL: the machine is out of memory. */
+must_check void *buffer_acquire_or_allocate(struct buffer_pool *pool, uint32_t bytes);
+void buffer_release_or_free(struct buffer_pool *pool, void *buffer);
 
 uint64_t buffer_pool_bytes_used(const struct buffer_pool *pool);
 uint64_t buffer_pool_bytes_total(const struct buffer_pool *pool);

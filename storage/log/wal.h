@@ -45,9 +45,9 @@
 struct wal;
 
 /* Zero means the default. Geometry (the first three) is fixed when the log is created; a later
- * wal_open() goes by what is stored. Registered buffers needed from reactor_buffers():
- * writes_max * (block_bytes_max + 4 KiB), one more block for each concurrent reader. Opening,
- * replaying and zeroing a segment take up to 1 MiB more, or less when there is less. */
+ * wal_open() goes by what is stored. Buffers: writes_max * (block_bytes_max + 4 KiB), one block
+ * more for each concurrent reader, 1 MiB while opening, replaying and zeroing a segment; plain
+ * memory when others hold the registered ones, so that nothing fails or waits because of it. */
 struct wal_options {
     const char *directory;    /* ".../log"; its parent exists */
     uint64_t segment_bytes;   /* multiple of 4096, at least two blocks of block_bytes_max */

@@ -47,17 +47,17 @@ static int apply_options(struct wal *wal, const struct wal_options *options,
 static int acquire_buffers(struct wal *wal)
 {
     struct buffer_pool *pool = reactor_buffers(wal->reactor);
-    wal->superblock_page = buffer_acquire(pool, WAL_PAGE_BYTES);
+    wal->superblock_page = buffer_acquire_or_allocate(pool, WAL_PAGE_BYTES);
     wal->history = calloc(1, WAL_PAGE_BYTES);
     bool good = wal->superblock_page != NULL && wal->history != NULL;
     for (uint32_t i = 0; i < wal->writes_max; i++) {
         struct wal_write *write = &wal->writes[i];
         write->wal = wal;
-        write->block_bytes = buffer_acquire(pool, wal->block_bytes_max);
-        write->ring_page = buffer_acquire(pool, WAL_PAGE_BYTES);
+        write->block_bytes = buffer_acquire_or_allocate(pool, wal->block_bytes_max);
+        write->ring_page = buffer_acquire_or_allocate(pool, WAL_PAGE_BYTES);
         good = good && write->block_bytes != NULL && write->ring_page != NULL;
     }
-    return good ? 0 : ERR_FULL;
+    return good ? 0 : -ENOMEM;
 }
 
 static void release_buffers(struct wal *wal)
@@ -65,12 +65,12 @@ static void release_buffers(struct wal *wal)
     struct buffer_pool *pool = reactor_buffers(wal->reactor);
     for (uint32_t i = 0; i < wal->writes_max; i++) {
         if (wal->writes[i].block_bytes != NULL)
-            buffer_release(pool, wal->writes[i].block_bytes);
+            buffer_release_or_free(pool, wal->writes[i].block_bytes);
         if (wal->writes[i].ring_page != NULL)
-            buffer_release(pool, wal->writes[i].ring_page);
+            buffer_release_or_free(pool, wal->writes[i].ring_page);
     }
     if (wal->superblock_page != NULL)
-        buffer_release(pool, wal->superblock_page);
+        buffer_release_or_free(pool, wal->superblock_page);
     free(wal->history);
 }
 

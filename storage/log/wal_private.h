@@ -66,10 +66,8 @@ struct wal_reader {
     uint64_t pages_unreadable; /* read errors: such pages read as 0xee and count as damage */
 };
 
-/* A buffer of `bytes_wanted`, or as much as there is, at least bytes_min (powers of two). ERR_FULL
- * when the core's buffer pool is exhausted. */
-must_check int wal_reader_init(struct wal_reader *reader, uint32_t bytes_min,
-                               uint32_t bytes_wanted);
+/* `bytes`: of the longest piece that wal_reader_get() will be asked for, or more to read ahead. */
+must_check int wal_reader_init(struct wal_reader *reader, uint32_t bytes); /* or -ENOMEM */
 void wal_reader_deinit(struct wal_reader *reader);
 void wal_reader_attach(struct wal_reader *reader, struct io_file file, uint64_t file_bytes);
 
@@ -153,8 +151,8 @@ must_check int wal_refuse(struct wal_recovered *recovered, int error, const char
 struct wal_write {
     struct wal *wal;
     struct io_op block_op, ring_op;
-    uint8_t *block_bytes; /* registered, block_bytes_max */
-    uint8_t *ring_page;   /* registered, one page */
+    uint8_t *block_bytes; /* block_bytes_max */
+    uint8_t *ring_page;   /* one page */
     struct wal_block block;
     uint32_t pending; /* of the two writes; 0: both are durable */
     uint64_t started_ns;
@@ -206,7 +204,7 @@ struct wal {
     bool keeper_running, draining, closing, mark_wanted, space_low;
     uint64_t release_index;
     struct wal_superblock superblock;
-    uint8_t *superblock_page; /* registered */
+    uint8_t *superblock_page;
     uint64_t marked_sequence;
 
     struct wal_stats stats;

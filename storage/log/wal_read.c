@@ -154,8 +154,10 @@ static int walk_faulty(struct walk *walk, struct wal_extent extent)
 /* 0: done, 1: the visitor stopped, negative: an error. */
 static int walk_run(struct walk *walk)
 {
-    int result = wal_reader_init(&walk->reader, walk->wal->block_bytes_max,
-                                 walk->show_faulty ? WAL_READ_BYTES : 0);
+    uint32_t bytes = walk->wal->block_bytes_max;
+    if (walk->show_faulty) /* it goes on to the end */
+        bytes = (uint32_t)u64_max(bytes, WAL_READ_BYTES);
+    int result = wal_reader_init(&walk->reader, bytes);
     while (result == 0 && !walk_is_done(walk)) {
         const struct wal_extent *extent = wal_index_find(&walk->wal->index, walk->next);
         if (extent == NULL) {

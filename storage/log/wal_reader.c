@@ -21,23 +21,19 @@ void wal_segment_path(char *path, const char *directory, uint32_t number)
     invariant(length > 0 && length < WAL_PATH_BYTES);
 }
 
-int wal_reader_init(struct wal_reader *reader, uint32_t bytes_min, uint32_t bytes_wanted)
+int wal_reader_init(struct wal_reader *reader, uint32_t bytes)
 {
-    invariant(bytes_min % WAL_PAGE_BYTES == 0 && bytes_min != 0);
+    invariant(bytes % WAL_PAGE_BYTES == 0 && bytes != 0);
     struct buffer_pool *pool = reactor_buffers(core_reactor(core_current()));
-    *reader = (struct wal_reader){.file.fd = -1};
-    uint32_t bytes = (uint32_t)u64_max(bytes_min, bytes_wanted);
-    for (; bytes >= bytes_min && reader->buffer == NULL; bytes /= 2) {
-        reader->buffer_bytes = bytes;
-        reader->buffer = buffer_acquire(pool, bytes);
-    }
-    return reader->buffer == NULL ? ERR_FULL : 0;
+    *reader = (struct wal_reader){.file.fd = -1, .buffer_bytes = bytes};
+    reader->buffer = buffer_acquire_or_allocate(pool, bytes);
+    return reader->buffer == NULL ? -ENOMEM : 0;
 }
 
 void wal_reader_deinit(struct wal_reader *reader)
 {
     if (reader->buffer != NULL)
-        buffer_release(reactor_buffers(core_reactor(core_current())), reader->buffer);
+        buffer_release_or_free(reactor_buffers(core_reactor(core_current())), reader->buffer);
     reader->buffer = NULL;
 }
 

@@ -264,7 +264,7 @@ int wal_scan_run(struct wal_scan *scan)
     uint64_t started_ns = reactor_clock_ns(core_reactor(core_current()));
     scan->ring.fd = -1;
     *scan->recovered = (struct wal_recovered){.first_index = 1};
-    int result = wal_reader_init(&scan->reader, WAL_PAGE_BYTES, WAL_READ_BYTES);
+    int result = wal_reader_init(&scan->reader, WAL_READ_BYTES);
     if (result < 0)
         return result;
     result = wal_index_init(&scan->index, WAL_INDEX_CAPACITY);
@@ -287,7 +287,8 @@ int wal_scan_run(struct wal_scan *scan)
         goto fail;
     uint64_t bytes_read = scan->reader.bytes_read;
     wal_reader_deinit(&scan->reader);
-    result = wal_reader_init(&scan->reader, scan->superblock.block_bytes_max, WAL_READ_BYTES);
+    _Static_assert(WAL_READ_BYTES >= WAL_BLOCK_BYTES_LIMIT, "a block fits");
+    result = wal_reader_init(&scan->reader, WAL_READ_BYTES);
     if (result == 0)
         result = wal_scan_walk(scan);
     if (result < 0)
@@ -329,9 +330,10 @@ void wal_scan_deinit(struct wal_scan *scan)
 
 static uint8_t *acquire_page(void)
 {
-    uint8_t *page = buffer_acquire(reactor_buffers(core_reactor(core_current())), WAL_PAGE_BYTES);
+    struct buffer_pool *pool = reactor_buffers(core_reactor(core_current()));
+    uint8_t *page = buffer_acquire_or_allocate(pool, WAL_PAGE_BYTES);
     if (page == NULL)
-        fatal("log: no buffer to mend the log with");
+        fatal("log: no memory to mend the log with");
     memset(page, 0, WAL_PAGE_BYTES);
     return page;
 }
@@ -358,7 +360,7 @@ void wal_scan_restore_headers(struct wal_scan *scan)
         invariant(lost->block.header_crc == crc);
         write_page(scan->segments[lost->at.slot].file, page, lost->at.offset, "a segment");
     }
-    buffer_release(reactor_buffers(core_reactor(core_current())), page);
+    buffer_release_or_free(reactor_buffers(core_reactor(core_current())), page);
 }
 
 void wal_scan_discard_tail(struct wal_scan *scan)
@@ -378,5 +380,5 @@ void wal_scan_discard_tail(struct wal_scan *scan)
     for (uint64_t sequence = scan->ring_sequence_max; sequence >= scan->expected && sequence > 0;
          sequence--)
         write_page(scan->ring, zeros, wal_ring_offset(slots, sequence), "ring");
-    buffer_release(reactor_buffers(core_reactor(core_current())), zeros);
+    buffer_release_or_free(reactor_buffers(core_reactor(core_current())), zeros);
 }

@@ -11,28 +11,16 @@
 /* ---- creating -----------------------------------------------------------------------------------
  */
 
-static uint8_t *acquire_zeros(struct buffer_pool *pool, uint64_t wanted, uint32_t *bytes)
-{
-    for (*bytes = (uint32_t)u64_min(wanted, WAL_ZERO_CHUNK_BYTES); *bytes >= WAL_PAGE_BYTES;
-         *bytes = (*bytes / 2) & ~(WAL_PAGE_BYTES - 1)) {
-        uint8_t *zeros = buffer_acquire(pool, *bytes);
-        if (zeros != NULL) {
-            memset(zeros, 0, *bytes);
-            return zeros;
-        }
-    }
-    return NULL;
-}
-
 /* Zeros are written, not only allocated: the first write to an unwritten extent costs a metadata
  * commit, which would double the latency of every append. */
 static int fill_with_zeros(struct io_file file, uint64_t bytes, const bool *abandon)
 {
     struct buffer_pool *pool = reactor_buffers(core_reactor(core_current()));
-    uint32_t chunk = 0;
-    uint8_t *zeros = acquire_zeros(pool, bytes, &chunk);
+    uint32_t chunk = (uint32_t)u64_min(bytes, WAL_ZERO_CHUNK_BYTES);
+    uint8_t *zeros = buffer_acquire_or_allocate(pool, chunk);
     if (zeros == NULL)
-        return ERR_FULL;
+        return -ENOMEM;
+    memset(zeros, 0, chunk);
     int result = 0;
     for (uint64_t offset = 0; offset < bytes && result == 0; offset += chunk) {
         struct io_span span = {
@@ -44,7 +32,7 @@ static int fill_with_zeros(struct io_file file, uint64_t bytes, const bool *aban
             result = ERR_STOPPED;
         fiber_yield();
     }
-    buffer_release(pool, zeros);
+    buffer_release_or_free(pool, zeros);
     return result;
 }
 
@@ -214,7 +202,7 @@ static void prepare_segments(struct wal *wal)
                                        &wal->closing, &segment.file);
         if (result == ERR_STOPPED)
             return;
-        if (result < 0 && !is_out_of_space(result) && result != ERR_FULL)
+        if (result < 0 && !is_out_of_space(result) && result != -ENOMEM)
             fatal("log segment %u could not be prepared in %s: %s", number, wal->directory,
                   err_text(result));
         if (result < 0) {

@@ -103,6 +103,30 @@ Test(buffer, random_use_never_overlaps)
     fixture_drop(&f);
 }
 
+Test(buffer, who_cannot_do_without_gets_plain_memory)
+{
+    struct fixture f = fixture_make();
+    void *large = buffer_acquire_or_allocate(f.pool, BUFFER_BYTES_MAX + 1);
+    cr_assert_eq(buffer_pool_bytes_used(f.pool), 0, "more than the arena ever gives in one piece");
+    void *held[] = {buffer_acquire(f.pool, BUFFER_BYTES_MAX),
+                    buffer_acquire(f.pool, BUFFER_BYTES_MAX)};
+    uint64_t used = buffer_pool_bytes_used(f.pool);
+    uint8_t *plain = buffer_acquire_or_allocate(f.pool, 64 * KIB);
+    cr_assert_not_null(plain);
+    cr_assert_eq((uintptr_t)plain % BUFFER_BYTES_MIN, 0);
+    cr_assert(plain + 64 * KIB <= f.arena || plain >= f.arena + ARENA_BYTES);
+    memset(plain, 1, 64 * KIB);
+    uint8_t *small = buffer_acquire_or_allocate(f.pool, 100);
+    cr_assert_eq(buffer_pool_bytes_used(f.pool), used + 4096, "the arena comes first");
+    buffer_release_or_free(f.pool, small);
+    buffer_release_or_free(f.pool, plain);
+    buffer_release_or_free(f.pool, large);
+    cr_assert_eq(buffer_pool_bytes_used(f.pool), used);
+    buffer_release_or_free(f.pool, held[0]);
+    buffer_release(f.pool, held[1]);
+    fixture_drop(&f);
+}
+
 Test(buffer, double_release_is_noticed, .signal = SIGABRT)
 {
     struct fixture f = fixture_make();

@@ -234,6 +234,19 @@ Test(wal, reads_are_bounded_by_index_and_bytes)
     in_fiber(ranged_reads);
 }
 
+Test(wal, other_users_of_the_buffers_change_nothing)
+{
+    static void (*const stories[])(void) = {append_and_reopen, huge_entries, ranged_reads};
+    take_all_buffers();
+    for (size_t i = 0; i < ARRAY_COUNT(stories); i++) {
+        char command[160];
+        in_fiber(stories[i]);
+        snprintf(command, sizeof(command), "rm -rf %s/*", root);
+        cr_assert_eq(system(command), 0);
+    }
+    give_all_buffers();
+}
+
 /* ---- order of completion -----------------------------------------------------------------------
  */
 

@@ -318,6 +318,16 @@ Test(wal_recover, evidence_table)
     }
 }
 
+Test(wal_recover, evidence_counts_the_same_while_others_hold_every_buffer)
+{
+    take_all_buffers();
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        row = &rows[i];
+        in_fiber(one_row);
+    }
+    give_all_buffers();
+}
+
 /* ---- repair and cut ----------------------------------------------------------------------------
  */
 
