@@ -56,7 +56,7 @@ func (r *run) flags() []string {
 func (r *run) compare() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute) // busy machines
 	defer cancel()
-	kv := pb.NewKVClient(r.server.conn)
+	kv := pb.NewKVClient(r.server.Conn)
 	read := func(revision int64) (*pb.RangeResponse, error) {
 		return kv.Range(ctx, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: revision})
 	}
@@ -95,7 +95,7 @@ func (r *run) compare() error {
 }
 
 func (r *run) hash(ctx context.Context, revision int64) error {
-	hash, err := pb.NewMaintenanceClient(r.server.conn).HashKV(ctx, &pb.HashKVRequest{Revision: revision})
+	hash, err := pb.NewMaintenanceClient(r.server.Conn).HashKV(ctx, &pb.HashKVRequest{Revision: revision})
 	if err != nil {
 		return fmt.Errorf("hash at revision %d: %w", revision, err)
 	}
@@ -150,7 +150,7 @@ func (o *outcome) strike(request proto.Message, revision int64) error {
 // replay lets the model catch up with the log of the stopped node.
 func (r *run) replay(o *outcome) error {
 	each := func(entry *logged) error { return r.account(o, entry) }
-	first, err := r.server.dump(r.server.data(), r.model.index+1, each)
+	first, err := r.server.dump(r.server.Data(), r.model.index+1, each)
 	if err != nil {
 		return err
 	}
@@ -168,7 +168,7 @@ func (r *run) replay(o *outcome) error {
 		if err != nil {
 			return fmt.Errorf("of segments kept aside: %w", err)
 		}
-		if again, err := r.server.dump(r.server.data(), r.model.index+1, each); err != nil || again != 0 {
+		if again, err := r.server.dump(r.server.Data(), r.model.index+1, each); err != nil || again != 0 {
 			return fmt.Errorf("entries %d to %d are in no segment: %v", r.model.index+1, again, err)
 		}
 	}
@@ -203,14 +203,14 @@ func (r *run) round() error {
 	if err := r.server.keepLog(); err != nil {
 		return err
 	}
-	if err := r.server.launch(r.flags()...); err != nil {
+	if err := r.server.Launch(r.flags()...); err != nil {
 		return err
 	}
 	o := newOutcome()
 	if r.started && r.random.IntN(8) == 0 { // recovery itself is killed
 		r.stats.killedInStart++
 		time.Sleep(time.Duration(r.random.Int64N(int64(startMax))))
-		if err := r.server.kill(); err != nil {
+		if err := r.server.Kill(); err != nil {
 			return err
 		}
 		return r.replay(o)
@@ -232,7 +232,7 @@ func (r *run) round() error {
 	var killed error
 	err := l.run(r.random, func() {
 		time.Sleep(time.Duration(r.random.Int64N(int64(loadMax))))
-		killed = r.server.kill()
+		killed = r.server.Kill()
 	})
 	if killed != nil {
 		return killed
@@ -261,17 +261,17 @@ func TestChaos(t *testing.T) {
 	r := &run{t: t, server: server, model: newModel(), random: rand.New(rand.NewPCG(seed, 1))}
 	for i := range rounds {
 		if err := r.round(); err != nil {
-			t.Fatalf("round %d: %v\nfiles are left in %s", i+1, err, server.dir)
+			t.Fatalf("round %d: %v\nfiles are left in %s", i+1, err, server.Dir)
 		}
 	}
-	if err := server.launch(r.flags()...); err != nil { // what the last kill left
+	if err := server.Launch(r.flags()...); err != nil { // what the last kill left
 		t.Fatal(err)
 	}
 	if err = server.ready(); err == nil {
 		err = r.compare()
 	}
-	if killed := server.kill(); err != nil || killed != nil {
-		t.Fatalf("after the last round: %v %v\nfiles are left in %s", err, killed, server.dir)
+	if killed := server.Kill(); err != nil || killed != nil {
+		t.Fatalf("after the last round: %v %v\nfiles are left in %s", err, killed, server.Dir)
 	}
 	t.Logf("%d rounds: %d writes acknowledged, %d without an answer, %d log entries, revision %d, compacted %d; "+
 		"%d kills during recovery, rounds with a flush %d, with released segments %d, tables by level %v",
@@ -280,5 +280,5 @@ func TestChaos(t *testing.T) {
 	if rounds >= 20 && (r.stats.flushes == 0 || r.levels[0]+r.levels[1] == 0) {
 		t.Errorf("no flush in %d rounds: the load is too small for this test", rounds)
 	}
-	os.RemoveAll(server.dir)
+	os.RemoveAll(server.Dir)
 }

@@ -8,8 +8,8 @@
 // Beside that, a table of damages: each kind of file is changed, cut or removed at several places,
 // and raftd has to refuse it with file, offset and what to do, leaving every byte as it was.
 //
-//	RAFTD     program under test   [../../build/release/bin/raftd]
-//	RAFTCTL   reads the log        [../../build/release/bin/raftctl]
+//	RAFTD     program under test   [build/release/bin/raftd]
+//	RAFTCTL   reads the log        [build/release/bin/raftctl]
 //	ROUNDS    how often to kill    [20]
 //	SEED      of everything random [of the clock; always printed]
 //

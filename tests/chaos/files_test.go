@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -44,14 +43,14 @@ func newFixture(t *testing.T) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { os.RemoveAll(s.dir) })
-	if err = s.launch("--memory-limit", "134217728"); err == nil {
+	t.Cleanup(func() { os.RemoveAll(s.Dir) })
+	if err = s.Launch("--memory-limit", "134217728"); err == nil {
 		err = s.ready()
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	kv := pb.NewKVClient(s.conn)
+	kv := pb.NewKVClient(s.Conn)
 	put := func(key string, value []byte) {
 		if _, err := kv.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: value}); err != nil {
 			t.Fatal(err)
@@ -68,11 +67,11 @@ func newFixture(t *testing.T) *fixture {
 	for i := range smallKeys {
 		put(fmt.Sprintf("small/%03d", i), large[:i])
 	}
-	_ = s.cmd.Process.Signal(syscall.SIGTERM)
-	<-s.exited
-	s.conn.Close()
+	if err := s.Stop(startTimeout); err != nil {
+		t.Fatal(err)
+	}
 	f := &fixture{server: s, count: earlyKeys + largeKeys + smallKeys}
-	out, err := exec.Command(s.ctl, "debug", "log", s.data()).Output()
+	out, err := exec.Command(s.ctl, "debug", "log", s.Data()).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,7 +85,7 @@ func newFixture(t *testing.T) *fixture {
 	if len(f.blocks) < 100 || f.blocks[0].segment == "0000000001.log" {
 		t.Fatalf("%d blocks from %v: the fixture is too small", len(f.blocks), f.blocks[0])
 	}
-	empty, _ := filepath.Glob(filepath.Join(s.data(), "log", "*.log"))
+	empty, _ := filepath.Glob(filepath.Join(s.Data(), "log", "*.log"))
 	for _, path := range empty { // prepared ahead: of no interest here, and large
 		if filepath.Base(path) > f.blocks[len(f.blocks)-1].segment {
 			os.Remove(path)
@@ -236,21 +235,20 @@ func (f *fixture) damages(t *testing.T) []damage {
 
 // refused starts raftd, which has to end by itself with every word in its last line.
 func (s *server) refused(words []string) string {
-	if err := s.launch("--memory-limit", "134217728", "--log-level", "error"); err != nil {
+	if err := s.Launch("--memory-limit", "134217728", "--log-level", "error"); err != nil {
 		return err.Error()
 	}
-	s.conn.Close()
+	s.Close()
 	select {
-	case <-s.exited:
+	case <-s.Exited():
 	case <-time.After(startTimeout):
-		_ = s.cmd.Process.Kill()
-		<-s.exited
+		_ = s.Kill()
 		return "it started"
 	}
-	text := s.log.String()
+	text := s.Output()
 	text = text[max(0, strings.LastIndex(text, "raftd: ")):]
-	if s.cmd.ProcessState.ExitCode() != 1 {
-		return fmt.Sprintf("exit code %d: %s", s.cmd.ProcessState.ExitCode(), s.log.String())
+	if s.ExitCode() != 1 {
+		return fmt.Sprintf("exit code %d: %s", s.ExitCode(), s.Output())
 	}
 	for _, word := range words {
 		if !strings.Contains(text, word) {
@@ -262,15 +260,15 @@ func (s *server) refused(words []string) string {
 
 // survived starts raftd, which has to have every key, or to say DataLoss when `reads`.
 func (s *server) survived(count int64, reads bool) string {
-	if err := s.launch("--memory-limit", "134217728", "--log-level", "error"); err != nil {
+	if err := s.Launch("--memory-limit", "134217728", "--log-level", "error"); err != nil {
 		return err.Error()
 	}
-	defer func() { _ = s.kill() }()
+	defer func() { _ = s.Kill() }()
 	if err := s.ready(); err != nil {
 		return err.Error()
 	}
 	all := &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
-	reply, err := pb.NewKVClient(s.conn).Range(context.Background(), all)
+	reply, err := pb.NewKVClient(s.Conn).Range(context.Background(), all)
 	if reads {
 		if err == nil || !strings.Contains(err.Error(), "DataLoss") {
 			return fmt.Sprintf("a read of a damaged block: %v", err)
@@ -291,12 +289,12 @@ func TestDamagedFiles(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer os.RemoveAll(s.dir)
-			if out, err := exec.Command("cp", "-r", "--sparse=always", f.server.data(), s.data()).CombinedOutput(); err != nil {
+			defer os.RemoveAll(s.Dir)
+			if out, err := exec.Command("cp", "-r", "--sparse=always", f.server.Data(), s.Data()).CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
-			d.do(t, s.data())
-			before := sums(t, s.data())
+			d.do(t, s.Data())
+			before := sums(t, s.Data())
 			if d.serves || d.reads {
 				if text := s.survived(f.count, d.reads); text != "" {
 					t.Error(text)
@@ -306,7 +304,7 @@ func TestDamagedFiles(t *testing.T) {
 			if text := s.refused(d.text); text != "" {
 				t.Error(text)
 			}
-			after := sums(t, s.data())
+			after := sums(t, s.Data())
 			for path, sum := range before {
 				if again, is := after[path]; !is || again != sum {
 					t.Errorf("the attempt changed %s (there: %v)", path, is)

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"raft/tests/harness"
 )
 
 const (
@@ -277,7 +278,7 @@ func (l *load) run(random *rand.Rand, kill func()) error {
 	defer cancel()
 	var clients []kv
 	for range grpcConns {
-		conn, err := grpc.NewClient(l.target.client, dialOptions()...)
+		conn, err := grpc.NewClient(l.target.Client, harness.DialOptions()...)
 		if err != nil {
 			return err
 		}
@@ -285,7 +286,7 @@ func (l *load) run(random *rand.Rand, kill func()) error {
 		clients = append(clients, grpcKV{pb.NewKVClient(conn)})
 	}
 	for range nativeConns {
-		conn, err := dialNative(l.target.client)
+		conn, err := dialNative(l.target.Client)
 		if err != nil {
 			return err
 		}

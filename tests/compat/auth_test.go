@@ -96,7 +96,7 @@ func TestAuth(t *testing.T) {
 	for _, s := range p.both() {
 		tokens[s] = map[string]string{"wrong": "nonsense.1"}
 		for name, password := range map[string]string{"root": "pw", "reader": "r", "writer": "w"} {
-			r, err := pb.NewAuthClient(s.conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: name, Password: password})
+			r, err := pb.NewAuthClient(s.Conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: name, Password: password})
 			if err != nil || r.Token == "" {
 				t.Fatalf("%s: login of %s: %v %v", s.name, name, r, err)
 			}
@@ -145,7 +145,7 @@ func TestAuth(t *testing.T) {
 	p.as(t, "reader", tokens, []step{{"its token is gone", get("b"), failed(codes.Unauthenticated, "invalid auth token")}})
 	p.crash()
 	for _, s := range p.both() {
-		r, err := pb.NewAuthClient(s.conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: "root", Password: "pw"})
+		r, err := pb.NewAuthClient(s.Conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: "root", Password: "pw"})
 		if err != nil {
 			t.Fatalf("%s: login after a crash: %v", s.name, err)
 		}

@@ -22,7 +22,7 @@ func each(t *testing.T, check func(*testing.T, *clientv3.Client, context.Context
 	p := newPair(t)
 	for _, s := range p.both() {
 		t.Run(s.name, func(t *testing.T) {
-			client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.client}, DialTimeout: 5 * time.Second,
+			client, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Client}, DialTimeout: 5 * time.Second,
 				RejectOldCluster: true})
 			if err != nil {
 				t.Fatal(err)

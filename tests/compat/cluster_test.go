@@ -53,7 +53,7 @@ func TestSnapshotStream(t *testing.T) {
 		p.run(t, []step{{"fill", put(fmt.Sprint(i), strings.Repeat("v", 5000)), nil}})
 	}
 	for _, s := range p.both() {
-		stream, err := pb.NewMaintenanceClient(s.conn).Snapshot(t.Context(), &pb.SnapshotRequest{})
+		stream, err := pb.NewMaintenanceClient(s.Conn).Snapshot(t.Context(), &pb.SnapshotRequest{})
 		if err != nil {
 			t.Fatalf("%s: %v", s.name, err)
 		}
@@ -137,7 +137,7 @@ func TestMembers(t *testing.T) {
 		}, codes.NotFound},
 		{"promote nobody", func(s *server) reply { return call(s, &pb.MemberPromoteRequest{ID: 12345}) }, codes.NotFound},
 		{"promote a voter", func(s *server) reply { return call(s, &pb.MemberPromoteRequest{ID: own(s)}) }, codes.FailedPrecondition},
-		{"add a known URL", func(s *server) reply { return call(s, &pb.MemberAddRequest{PeerURLs: []string{s.peerURL}}) }, codes.FailedPrecondition},
+		{"add a known URL", func(s *server) reply { return call(s, &pb.MemberAddRequest{PeerURLs: []string{s.PeerURL()}}) }, codes.FailedPrecondition},
 		{"add a learner", func(s *server) reply {
 			return call(s, &pb.MemberAddRequest{PeerURLs: []string{"http://127.0.0.1:1"}, IsLearner: true})
 		}, codes.OK},

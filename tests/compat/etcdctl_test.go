@@ -30,7 +30,7 @@ type printed struct {
 }
 
 func etcdctl(bin string, s *server, c command) printed {
-	run := exec.Command(bin, append([]string{"--endpoints", s.client}, c.args...)...)
+	run := exec.Command(bin, append([]string{"--endpoints", s.Client}, c.args...)...)
 	run.Env = []string{"ETCDCTL_API=3", "HOME=/nonexistent"}
 	run.Stdin = strings.NewReader(c.input)
 	var out, failures bytes.Buffer
@@ -43,11 +43,11 @@ func etcdctl(bin string, s *server, c command) printed {
 		}
 		p.exit = run.ProcessState.ExitCode()
 	}
-	p.stdout = strings.ReplaceAll(out.String(), s.client, "ENDPOINT")
+	p.stdout = strings.ReplaceAll(out.String(), s.Client, "ENDPOINT")
 	// 3.7 adds its own log, with times, to the error it prints.
 	for _, line := range strings.Split(failures.String(), "\n") {
 		if strings.HasPrefix(line, "Error") {
-			p.stderr += strings.ReplaceAll(line, s.client, "ENDPOINT") + "\n"
+			p.stderr += strings.ReplaceAll(line, s.Client, "ENDPOINT") + "\n"
 		}
 	}
 	return p
@@ -187,7 +187,7 @@ func testEtcdctl(t *testing.T, bin string, minor int) {
 }
 
 func TestEtcdctl(t *testing.T) {
-	for _, bin := range []string{program(t, "ETCDCTL", "../../build/peers/etcdctl"),
+	for _, bin := range []string{program(t, "ETCDCTL", "build/peers/etcdctl"),
 		program(t, "ETCDCTL_OLD", "/usr/bin/etcdctl")} {
 		run := exec.Command(bin, "version")
 		run.Env = []string{"ETCDCTL_API=3"}

@@ -19,7 +19,7 @@ type page struct {
 }
 
 func fetch(s *server, method, path, body string) page {
-	request, err := http.NewRequest(method, "http://"+s.client+path, strings.NewReader(body))
+	request, err := http.NewRequest(method, "http://"+s.Client+path, strings.NewReader(body))
 	if err != nil {
 		return page{err: err}
 	}

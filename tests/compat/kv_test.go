@@ -664,7 +664,7 @@ func (p *pair) alarm(t *testing.T, action pb.AlarmRequest_AlarmAction, kind pb.A
 	t.Helper()
 	peer, subject := together(p, func(s *server) reply {
 		status := &pb.StatusResponse{}
-		if err := s.conn.Invoke(t.Context(), "/etcdserverpb.Maintenance/Status", &pb.StatusRequest{}, status); err != nil {
+		if err := s.Conn.Invoke(t.Context(), "/etcdserverpb.Maintenance/Status", &pb.StatusRequest{}, status); err != nil {
 			return settle(nil, err)
 		}
 		r := call(s, &pb.AlarmRequest{Action: action, Alarm: kind, MemberID: status.Header.MemberId})

@@ -12,7 +12,7 @@ import (
 // keepAlive sends one keep-alive on a stream of its own.
 func keepAlive(t *testing.T, id int64) func(*server) reply {
 	return func(s *server) reply {
-		stream, err := pb.NewLeaseClient(s.conn).LeaseKeepAlive(t.Context())
+		stream, err := pb.NewLeaseClient(s.Conn).LeaseKeepAlive(t.Context())
 		if err != nil {
 			return settle(nil, err)
 		}
@@ -52,16 +52,16 @@ func TestLease(t *testing.T) {
 	p.compare(t, "time to live", codes.OK, remaining(1, false))
 	p.compare(t, "of an unknown lease", codes.OK, remaining(99, true))
 	for _, s := range p.both() {
-		r, err := pb.NewLeaseClient(s.conn).LeaseTimeToLive(t.Context(), &pb.LeaseTimeToLiveRequest{ID: 1, Keys: true})
+		r, err := pb.NewLeaseClient(s.Conn).LeaseTimeToLive(t.Context(), &pb.LeaseTimeToLiveRequest{ID: 1, Keys: true})
 		if err != nil || len(r.Keys) != 2 || r.TTL < 900 || r.TTL > 1000 || r.GrantedTTL != 1000 {
 			t.Errorf("%s: time to live with keys: %v %v", s.name, r, err)
 		}
-		list, err := pb.NewLeaseClient(s.conn).LeaseLeases(t.Context(), &pb.LeaseLeasesRequest{})
+		list, err := pb.NewLeaseClient(s.Conn).LeaseLeases(t.Context(), &pb.LeaseLeasesRequest{})
 		if err != nil || len(list.Leases) < 2 {
 			t.Errorf("%s: leases: %v %v", s.name, list, err)
 		}
-		a, errA := pb.NewLeaseClient(s.conn).LeaseGrant(t.Context(), &pb.LeaseGrantRequest{TTL: 100})
-		b, errB := pb.NewLeaseClient(s.conn).LeaseGrant(t.Context(), &pb.LeaseGrantRequest{TTL: 100})
+		a, errA := pb.NewLeaseClient(s.Conn).LeaseGrant(t.Context(), &pb.LeaseGrantRequest{TTL: 100})
+		b, errB := pb.NewLeaseClient(s.Conn).LeaseGrant(t.Context(), &pb.LeaseGrantRequest{TTL: 100})
 		if errA != nil || errB != nil || a.ID <= 0 || b.ID <= 0 || a.ID == b.ID {
 			t.Errorf("%s: ids of the server's choice: %v %v %v %v", s.name, a, errA, b, errB)
 		}
@@ -87,7 +87,7 @@ func TestLeaseExpiry(t *testing.T) {
 	for _, s := range p.both() {
 		gone := false
 		for deadline := time.Now().Add(8 * time.Second); !gone && time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-			r, err := pb.NewKVClient(s.conn).Range(t.Context(), span("x", "y"))
+			r, err := pb.NewKVClient(s.Conn).Range(t.Context(), span("x", "y"))
 			if err != nil {
 				t.Fatalf("%s: %v", s.name, err)
 			}

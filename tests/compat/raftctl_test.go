@@ -3,14 +3,16 @@ package compat
 import (
 	"reflect"
 	"testing"
+
+	"raft/tests/harness"
 )
 
 // raftctl beside the etcdctl of the same version. Every command goes to a stock etcd by etcdctl and
 // to raftd by raftctl; what only reads is also asked of raftd by both programs, and then the output
 // has to be the same to the byte.
 func TestRaftctl(t *testing.T) {
-	raftctl := program(t, "RAFTCTL", "../../build/release/bin/raftctl")
-	stock := program(t, "ETCDCTL", "../../build/peers/etcdctl")
+	raftctl := program(t, "RAFTCTL", "build/release/bin/raftctl")
+	stock := program(t, "ETCDCTL", "build/peers/etcdctl")
 	p := newPair(t)
 	txn := func(why, input string, args ...string) command {
 		return command{why: why, input: input, args: append([]string{"txn"}, args...)}
@@ -114,7 +116,7 @@ func TestRaftctl(t *testing.T) {
 		sameBytes(t, p.subject, stock, raftctl, status, "-w", format)
 	}
 	unreachable := cmd("nobody listens", "--endpoints", "127.0.0.1:1", "get", "a", "--command-timeout", "300ms")
-	sameBytes(t, &server{client: "127.0.0.1:1"}, stock, raftctl, unreachable)
+	sameBytes(t, &server{Member: &harness.Member{Client: "127.0.0.1:1"}}, stock, raftctl, unreachable)
 }
 
 // sameBytes asks one server by both programs, with `more` before what the command already says.

@@ -79,7 +79,7 @@ func invoke(ctx context.Context, s *server, request proto.Message, options ...gr
 	}
 	response := kind.New().Interface()
 	path := fmt.Sprintf("/%s/%s", method.Parent().FullName(), method.Name())
-	if err := s.conn.Invoke(ctx, path, request, response, options...); err != nil {
+	if err := s.Conn.Invoke(ctx, path, request, response, options...); err != nil {
 		return settle(nil, err)
 	}
 	return reply{message: response}
@@ -90,7 +90,7 @@ func invoke(ctx context.Context, s *server, request proto.Message, options ...gr
 func callStream(s *server, request *pb.RangeRequest) reply {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
-	stream, err := pb.NewKVClient(s.conn).RangeStream(ctx, request)
+	stream, err := pb.NewKVClient(s.Conn).RangeStream(ctx, request)
 	if err != nil {
 		return settle(nil, err)
 	}
@@ -233,4 +233,11 @@ func agree(request proto.Message, peer, subject reply) bool {
 		return fresherHash(r, peer.message.(*pb.HashKVResponse), subject.message.(*pb.HashKVResponse))
 	}
 	return false
+}
+
+func shorten(text string, bytes int) string {
+	if len(text) > bytes {
+		return text[:bytes] + "..."
+	}
+	return text
 }

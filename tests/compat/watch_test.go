@@ -28,7 +28,7 @@ type watcher struct {
 }
 
 func openWatcher(ctx context.Context, s *server) (*watcher, error) {
-	stream, err := pb.NewWatchClient(s.conn).Watch(ctx)
+	stream, err := pb.NewWatchClient(s.Conn).Watch(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -280,7 +280,7 @@ func TestWatchCatchesUp(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 		defer cancel()
-		stream, err := pb.NewWatchClient(s.conn).Watch(ctx)
+		stream, err := pb.NewWatchClient(s.Conn).Watch(ctx)
 		if err != nil {
 			t.Fatal(err)
 		}

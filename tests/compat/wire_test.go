@@ -41,7 +41,7 @@ func TestUnknownMethods(t *testing.T) {
 		"/v3electionpb.Election/Nothing", "/grpc.health.v1.Health/Nothing"} {
 		p.compare(t, method, codes.Unimplemented, func(s *server) reply {
 			response := &pb.RangeResponse{}
-			return settle(response, s.conn.Invoke(t.Context(), method, get("a"), response))
+			return settle(response, s.Conn.Invoke(t.Context(), method, get("a"), response))
 		})
 	}
 	p.run(t, []step{{"the connection still works", all(), nil}})
@@ -51,14 +51,14 @@ func TestHealthService(t *testing.T) {
 	p := newPair(t)
 	check := func(service string) func(*server) reply {
 		return func(s *server) reply {
-			r, err := healthpb.NewHealthClient(s.conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
+			r, err := healthpb.NewHealthClient(s.Conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
 			return settle(r, err)
 		}
 	}
 	p.compare(t, "the server as a whole", codes.OK, check(""))
 	p.compare(t, "a service nobody registered", codes.NotFound, check("nothing"))
 	p.compare(t, "watch gives the state at once", codes.OK, func(s *server) reply {
-		stream, err := healthpb.NewHealthClient(s.conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
+		stream, err := healthpb.NewHealthClient(s.Conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
 		if err != nil {
 			return settle(nil, err)
 		}
@@ -98,7 +98,7 @@ func TestCallOptions(t *testing.T) {
 		failed := make(chan error, 64)
 		for range cap(failed) {
 			go func() {
-				_, err := pb.NewKVClient(s.conn).Range(context.Background(), get("large"))
+				_, err := pb.NewKVClient(s.Conn).Range(context.Background(), get("large"))
 				failed <- err
 			}()
 		}
@@ -130,7 +130,7 @@ func message(flag byte, m proto.Message) []byte {
 
 // exchange sends one request and gathers the last value of every header that comes back.
 func exchange(s *server, c raw) (map[string]string, error) {
-	conn, err := net.Dial("tcp", s.client)
+	conn, err := net.Dial("tcp", s.Client)
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +273,7 @@ func TestGarbage(t *testing.T) {
 		"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",
 		http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x00\x01x"} {
 		for _, s := range p.both() {
-			conn, err := net.Dial("tcp", s.client)
+			conn, err := net.Dial("tcp", s.Client)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -304,12 +304,12 @@ func TestHeadersOfOneMember(t *testing.T) {
 				t.Errorf("%s: %T: header %v after %v", s.name, request, header, first)
 			}
 		}
-		members, err := pb.NewClusterClient(s.conn).MemberList(t.Context(), &pb.MemberListRequest{Linearizable: true})
+		members, err := pb.NewClusterClient(s.Conn).MemberList(t.Context(), &pb.MemberListRequest{Linearizable: true})
 		if err != nil || len(members.Members) != 1 || members.Members[0].ID != first.MemberId ||
-			members.Header.Revision != 0 || fmt.Sprint(members.Members[0].ClientURLs) != "[http://"+s.client+"]" {
+			members.Header.Revision != 0 || fmt.Sprint(members.Members[0].ClientURLs) != "[http://"+s.Client+"]" {
 			t.Errorf("%s: members %v %v", s.name, members, err)
 		}
-		status, err := pb.NewMaintenanceClient(s.conn).Status(t.Context(), &pb.StatusRequest{})
+		status, err := pb.NewMaintenanceClient(s.Conn).Status(t.Context(), &pb.StatusRequest{})
 		if err != nil || status.Leader != first.MemberId || status.RaftTerm != first.RaftTerm || status.Version == "" ||
 			status.DbSize < status.DbSizeInUse || status.RaftAppliedIndex > status.RaftIndex || status.RaftAppliedIndex == 0 {
 			t.Errorf("%s: status %v %v", s.name, status, err)
