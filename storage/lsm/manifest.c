@@ -344,15 +344,13 @@ int manifest_append(struct manifest *manifest, struct manifest_record *record)
 {
     size_t bytes = 0;
     manifest_record_seal(record, manifest->number, manifest->sequence + 1, &bytes);
-    struct lsm_buffer buffer;
-    int status = lsm_buffer_acquire(&buffer, (uint32_t)bytes);
-    if (status < 0)
-        return status;
-    memcpy(buffer.bytes, record->bytes, bytes);
-    struct io_span span = {
-        .base = buffer.bytes, .offset = manifest->offset, .bytes = (uint32_t)bytes};
-    status = await_write(manifest->file, span, IO_WRITE_DURABLE);
-    lsm_buffer_release(&buffer);
+    uint8_t *buffer = lsm_buffer_acquire((uint32_t)bytes);
+    if (buffer == NULL)
+        return -ENOMEM;
+    memcpy(buffer, record->bytes, bytes);
+    struct io_span span = {.base = buffer, .offset = manifest->offset, .bytes = (uint32_t)bytes};
+    int status = await_write(manifest->file, span, IO_WRITE_DURABLE);
+    lsm_buffer_release(buffer);
     if (status < 0)
         return status;
     invariant((size_t)status == bytes);

@@ -17,7 +17,7 @@
 
 struct sst_write {
     struct io_op op;
-    struct lsm_buffer buffer;
+    uint8_t *buffer;
     struct fiber_event written;
     struct sst_writer *writer;
     uint64_t offset;
@@ -95,7 +95,7 @@ static void sst_write_begin(struct sst_writer *writer, struct sst_write *write, 
     write->pending = true;
     io_op_init(&write->op, sst_write_done);
     fiber_event_init(&write->written);
-    struct io_span span = {.base = write->buffer.bytes, .offset = write->offset, .bytes = bytes};
+    struct io_span span = {.base = write->buffer, .offset = write->offset, .bytes = bytes};
     reactor_write(core_reactor(core_current()), &write->op, writer->file, span, 0);
 }
 
@@ -129,7 +129,7 @@ static int sst_writer_append(struct sst_writer *writer, const void *from, size_t
     const uint8_t *next = from;
     while (bytes > 0) {
         size_t part = u64_min(bytes, SST_WRITE_BYTES - writer->fill);
-        memcpy(writer->writes[writer->filling].buffer.bytes + writer->fill, next, part);
+        memcpy(writer->writes[writer->filling].buffer + writer->fill, next, part);
         writer->fill += (uint32_t)part;
         writer->offset += part;
         next += part;
@@ -403,8 +403,8 @@ static int sst_writer_drain(struct sst_writer *writer)
 static void sst_writer_free(struct sst_writer *writer)
 {
     for (uint32_t i = 0; i < ARRAY_COUNT(writer->writes); i++)
-        if (writer->writes[i].buffer.bytes != NULL)
-            lsm_buffer_release(&writer->writes[i].buffer);
+        if (writer->writes[i].buffer != NULL)
+            lsm_buffer_release(writer->writes[i].buffer);
     block_builder_deinit(&writer->data);
     block_builder_deinit(&writer->index);
     block_builder_deinit(&writer->top);
@@ -473,8 +473,11 @@ int sst_writer_open(const struct sst_writer_options *options, struct sst_writer 
     int status = writer->path == NULL ? -ENOMEM : 0;
     if (options->compression == LSM_COMPRESSION_ZSTD && writer->zstd == NULL)
         status = -ENOMEM;
-    for (uint32_t i = 0; i < ARRAY_COUNT(writer->writes) && status == 0; i++)
-        status = lsm_buffer_acquire(&writer->writes[i].buffer, SST_WRITE_BYTES);
+    for (uint32_t i = 0; i < ARRAY_COUNT(writer->writes) && status == 0; i++) {
+        writer->writes[i].buffer = lsm_buffer_acquire(SST_WRITE_BYTES);
+        if (writer->writes[i].buffer == NULL)
+            status = -ENOMEM;
+    }
     if (status == 0)
         status = await_open(options->path,
                             IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE | IO_OPEN_DIRECT,

@@ -112,24 +112,14 @@ int lsm_table_read_span(const struct lsm_table *table, uint64_t offset, uint32_t
     return 0;
 }
 
-int lsm_buffer_acquire(struct lsm_buffer *buffer, uint32_t bytes)
+uint8_t *lsm_buffer_acquire(uint32_t bytes)
 {
-    struct buffer_pool *pool = reactor_buffers(core_reactor(core_current()));
-    buffer->bytes = bytes <= BUFFER_BYTES_MAX ? buffer_acquire(pool, bytes) : NULL;
-    buffer->pooled = buffer->bytes != NULL;
-    if (!buffer->pooled) /* large, or the pool is busy: unregistered memory does as well */
-        buffer->bytes = aligned_alloc(IO_ALIGN_BYTES, u64_round_up(bytes, IO_ALIGN_BYTES));
-    return buffer->bytes == NULL ? -ENOMEM : 0;
+    return buffer_acquire_or_allocate(reactor_buffers(core_reactor(core_current())), bytes);
 }
 
-void lsm_buffer_release(struct lsm_buffer *buffer)
+void lsm_buffer_release(uint8_t *buffer)
 {
-    if (buffer->pooled)
-        buffer_release(reactor_buffers(core_reactor(core_current())), buffer->bytes);
-    else
-        free(buffer->bytes);
-    buffer->bytes = NULL;
-    buffer->pooled = false;
+    buffer_release_or_free(reactor_buffers(core_reactor(core_current())), buffer);
 }
 
 int lsm_table_read_stored(const struct lsm_table *table, struct sst_handle handle,
@@ -142,16 +132,15 @@ int lsm_table_read_stored(const struct lsm_table *table, struct sst_handle handl
         return ERR_CORRUPT;
     }
     uint32_t room = (uint32_t)u64_round_up(handle.bytes, IO_ALIGN_BYTES) + IO_ALIGN_BYTES;
-    struct lsm_buffer buffer;
     uint32_t skip = 0;
-    int status = lsm_buffer_acquire(&buffer, room);
-    if (status < 0)
-        return status;
-    status = lsm_table_read_span(table, handle.offset, handle.bytes, buffer.bytes, room, &skip);
+    uint8_t *buffer = lsm_buffer_acquire(room);
+    if (buffer == NULL)
+        return -ENOMEM;
+    int status = lsm_table_read_span(table, handle.offset, handle.bytes, buffer, room, &skip);
     if (status == 0)
-        status = sst_block_decode(table->number, table->path, handle, type, buffer.bytes + skip,
-                                  headroom, raw, raw_bytes);
-    lsm_buffer_release(&buffer);
+        status = sst_block_decode(table->number, table->path, handle, type, buffer + skip, headroom,
+                                  raw, raw_bytes);
+    lsm_buffer_release(buffer);
     return status;
 }
 
@@ -194,21 +183,20 @@ static int lsm_table_read_footer(struct lsm_table *table, struct sst_footer *foo
         lsm_table_log_corrupt(table->path, table->file_bytes, "impossible file size");
         return ERR_CORRUPT;
     }
-    struct lsm_buffer buffer;
     uint64_t offset = table->file_bytes - SST_FOOTER_BYTES;
     uint32_t skip = 0;
-    int status = lsm_buffer_acquire(&buffer, IO_ALIGN_BYTES);
-    if (status < 0)
-        return status;
-    status =
-        lsm_table_read_span(table, offset, SST_FOOTER_BYTES, buffer.bytes, IO_ALIGN_BYTES, &skip);
+    uint8_t *buffer = lsm_buffer_acquire(IO_ALIGN_BYTES);
+    if (buffer == NULL)
+        return -ENOMEM;
+    int status =
+        lsm_table_read_span(table, offset, SST_FOOTER_BYTES, buffer, IO_ALIGN_BYTES, &skip);
     if (status == 0) {
-        const char *reason = sst_footer_parse(buffer.bytes + skip, table->number, table->file_bytes,
-                                              footer, &status);
+        const char *reason =
+            sst_footer_parse(buffer + skip, table->number, table->file_bytes, footer, &status);
         if (reason != NULL)
             lsm_table_log_corrupt(table->path, offset, reason);
     }
-    lsm_buffer_release(&buffer);
+    lsm_buffer_release(buffer);
     return status;
 }
 

@@ -43,13 +43,9 @@ must_check int lsm_table_open_any(const char *path, uint64_t number, struct lsm_
 /* [fiber] Closes the file and frees; unlinks it too when `remove`. */
 void lsm_table_close(struct lsm_table *table, bool remove);
 
-/* Aligned memory for direct I/O: from the core's registered pool, else from the allocator. */
-struct lsm_buffer {
-    uint8_t *bytes;
-    bool pooled;
-};
-must_check int lsm_buffer_acquire(struct lsm_buffer *buffer, uint32_t bytes);
-void lsm_buffer_release(struct lsm_buffer *buffer); /* on the same core */
+/* For direct I/O, of the current core: registered when there is one; NULL: out of memory. */
+must_check uint8_t *lsm_buffer_acquire(uint32_t bytes);
+void lsm_buffer_release(uint8_t *buffer); /* on the same core */
 
 /* Covers the block's identity (file, offset), its stored payload and its trailer. */
 uint32_t sst_block_crc(uint64_t number, uint64_t offset, const uint8_t *payload,

@@ -1,5 +1,7 @@
 #include "storage/lsm/table_iterator.h"
 
+#include <errno.h>
+
 #include "core/err.h"
 #include "core/invariant.h"
 
@@ -14,8 +16,9 @@ void table_window_init(struct table_window *window, uint32_t capacity)
 
 void table_window_deinit(struct table_window *window)
 {
-    if (window->buffer.bytes != NULL)
-        lsm_buffer_release(&window->buffer);
+    if (window->buffer != NULL)
+        lsm_buffer_release(window->buffer);
+    window->buffer = NULL;
     window->start = window->end = 0;
 }
 
@@ -31,18 +34,17 @@ int table_window_read(struct table_window *window, const struct lsm_table *table
     if ((uint64_t)handle.bytes + 2 * IO_ALIGN_BYTES > window->capacity ||
         handle.offset + handle.bytes > table->properties.data_bytes)
         return 0;
-    if (window->buffer.bytes == NULL) {
-        int status = lsm_buffer_acquire(&window->buffer, window->capacity);
-        if (status < 0)
-            return status;
-    }
+    if (window->buffer == NULL)
+        window->buffer = lsm_buffer_acquire(window->capacity);
+    if (window->buffer == NULL)
+        return -ENOMEM;
     uint64_t base = window->start & ~(uint64_t)(IO_ALIGN_BYTES - 1);
     if (!table_window_has(window, handle)) {
         uint32_t bytes = (uint32_t)u64_min(window->capacity - 2 * IO_ALIGN_BYTES,
                                            table->properties.data_bytes - handle.offset);
         uint32_t skip = 0;
         window->start = window->end = 0;
-        int status = lsm_table_read_span(table, handle.offset, bytes, window->buffer.bytes,
+        int status = lsm_table_read_span(table, handle.offset, bytes, window->buffer,
                                          window->capacity, &skip);
         if (status < 0)
             return status;
@@ -50,7 +52,7 @@ int table_window_read(struct table_window *window, const struct lsm_table *table
         window->start = handle.offset;
         window->end = handle.offset + bytes;
     }
-    *stored = window->buffer.bytes + (handle.offset - base);
+    *stored = window->buffer + (handle.offset - base);
     return 0;
 }
 

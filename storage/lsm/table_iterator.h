@@ -15,7 +15,7 @@
 
 /* Stored bytes [start, end) of a table's file, read ahead. */
 struct table_window {
-    struct lsm_buffer buffer;
+    uint8_t *buffer;
     uint32_t capacity; /* 0: no reading ahead */
     uint64_t start, end;
 };
