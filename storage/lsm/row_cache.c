@@ -127,12 +127,27 @@ static uint64_t *set_free_way(struct row_cache *cache, struct row_cache_set *set
     }
 }
 
-static void cache_make_room(struct row_cache *cache, size_t bytes)
+static void set_evict_all(struct row_cache *cache, struct row_cache_set *set)
 {
-    while (cache->bytes + bytes > cache->bytes_max) {
-        invariant(cache->bytes > 0);
-        (void)set_evict(cache, &cache->sets[cache->hand++ & (cache->set_count - 1)]);
+    for (uint32_t w = 0; w < ROW_CACHE_WAYS; w++)
+        if (set->ways[w] != 0)
+            row_drop(cache, &set->ways[w]);
+}
+
+/* First with second chances, then without: when every row was used lately, to find that out of each
+ * would take longer than many reads. False: W3. */
+static bool cache_make_room(struct row_cache *cache, size_t bytes)
+{
+    for (uint32_t steps = 0; cache->bytes + bytes > cache->bytes_max; steps++) {
+        if (steps == ROW_CACHE_HAND_STEPS_MAX)
+            return false;
+        struct row_cache_set *set = &cache->sets[cache->hand++ & (cache->set_count - 1)];
+        if (steps < ROW_CACHE_HAND_STEPS_MAX / 2)
+            (void)set_evict(cache, set);
+        else
+            set_evict_all(cache, set);
     }
+    return true;
 }
 
 void row_cache_insert(struct row_cache *cache, const struct lsm_row *row, uint64_t hash,
@@ -148,7 +163,12 @@ void row_cache_insert(struct row_cache *cache, const struct lsm_row *row, uint64
             return;
         memset(cache->sets, 0, cache->set_count * sizeof(cache->sets[0]));
     }
-    struct cached_row *kept = malloc(sizeof(*kept) + data_bytes);
+    uint64_t *way = cache_way(cache, row->key, hash);
+    if (way != NULL)
+        row_drop(cache, way); /* W1 */
+    struct cached_row *kept = NULL;
+    if (cache_make_room(cache, sizeof(*kept) + data_bytes))
+        kept = malloc(sizeof(*kept) + data_bytes);
     if (kept == NULL)
         return;
     invariant(((uintptr_t)kept & ~WAY_ADDRESS_MASK) == 0);
@@ -161,10 +181,6 @@ void row_cache_insert(struct row_cache *cache, const struct lsm_row *row, uint64
     memcpy(kept->data, row->key.data, row->key.size);
     if (row->value.size > 0)
         memcpy(kept->data + row->key.size, row->value.data, row->value.size);
-    uint64_t *way = cache_way(cache, row->key, hash);
-    if (way != NULL)
-        row_drop(cache, way); /* W1 */
-    cache_make_room(cache, row_bytes(kept));
     way = set_free_way(cache, cache_set(cache, hash));
     cache->bytes += row_bytes(kept);
     *way = (uint64_t)(uintptr_t)kept | (hash & ~WAY_ADDRESS_MASK);

@@ -15,6 +15,8 @@
  * W2  compactions remove rows that a newer one hides, and tombstones that hide nothing: so between
  *     two flushes a key's newest row stays what it is, or is a tombstone that is gone, which reads
  *     the same.
+ * W3  an insertion looks at no more than ROW_CACHE_HAND_STEPS_MAX sets to make room. If those held
+ *     too little, its row is not kept; the hand goes on from there the next time.
  */
 #ifndef STORAGE_LSM_ROW_CACHE_H
 #define STORAGE_LSM_ROW_CACHE_H
@@ -22,8 +24,9 @@
 #include "core/base.h"
 #include "storage/lsm/lsm.h"
 
-#define ROW_CACHE_WAYS          8
-#define ROW_CACHE_ROW_BYTES_MAX ((size_t)4096) /* key and value */
+#define ROW_CACHE_WAYS           8
+#define ROW_CACHE_ROW_BYTES_MAX  ((size_t)4096) /* key and value */
+#define ROW_CACHE_HAND_STEPS_MAX 64
 
 struct cached_row {
     uint64_t hash, epoch;
@@ -53,7 +56,7 @@ void row_cache_deinit(struct row_cache *cache); /* nothing is pinned */
 /* The entry of `key`, whatever its epoch, or NULL. `hash` is bloom_hash(key). */
 struct cached_row *row_cache_find(struct row_cache *cache, struct bytes key, uint64_t hash);
 
-/* Copies `row`, the newest that the tables have for its key at `epoch`. */
+/* Copies `row` (or does not: W3), the newest that the tables have for its key at `epoch`. */
 void row_cache_insert(struct row_cache *cache, const struct lsm_row *row, uint64_t hash,
                       uint64_t epoch);
 

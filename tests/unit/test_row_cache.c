@@ -89,6 +89,54 @@ Test(row_cache, stays_within_its_budget_and_keeps_what_is_used)
     row_cache_deinit(&cache);
 }
 
+static void fill(uint32_t count, uint64_t hash_of(uint32_t i))
+{
+    static const uint8_t value[480];
+    for (uint32_t i = 0; i < count; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "k%u", (unsigned)i);
+        struct lsm_row row = row_of(key, 1, bytes_make(value, sizeof(value)));
+        row_cache_insert(&cache, &row, hash_of(i), 1);
+    }
+}
+
+static uint64_t spread(uint32_t i)
+{
+    return i * UINT64_C(0x9e3779b97f4a7c15) >> 20;
+}
+
+/* Eight to a set, and all sets of them at the end that the hand comes to last. */
+static uint64_t crowded(uint32_t i)
+{
+    return cache.set_count - 1 - i / ROW_CACHE_WAYS;
+}
+
+Test(row_cache, making_room_takes_a_bounded_number_of_steps)
+{
+    static uint64_t (*const hashes[])(uint32_t) = {spread, crowded};
+    for (size_t h = 0; h < ARRAY_COUNT(hashes); h++) {
+        row_cache_init(&cache, 4 * MIB);
+        fill(20000, hashes[h]);
+        cr_assert_gt(cache.hand, 0, "it is full");
+        for (uint64_t i = 0; i < cache.set_count; i++) /* every row in use */
+            for (uint32_t w = 0; w < ROW_CACHE_WAYS; w++)
+                if (cache.sets[i].ways[w] != 0)
+                    ((struct cached_row *)(uintptr_t)(cache.sets[i].ways[w] << 16 >> 16))->used =
+                        true;
+        cr_expect_gt(cache.set_count, 10 * ROW_CACHE_HAND_STEPS_MAX);
+        for (uint32_t i = 0; i < 100; i++) {
+            char key[16];
+            snprintf(key, sizeof(key), "new%u", i);
+            uint64_t hand = cache.hand;
+            insert(key, 2, bytes_make(NULL, 0), 1);
+            cr_assert_leq(cache.hand - hand, ROW_CACHE_HAND_STEPS_MAX);
+            cr_assert_leq(cache.bytes, cache.bytes_max);
+            cr_expect(h == 1 || find(key) != NULL, "a usual cache always has room in reach");
+        }
+        row_cache_deinit(&cache);
+    }
+}
+
 Test(row_cache, a_tiny_budget_keeps_nothing)
 {
     row_cache_init(&cache, KIB);
