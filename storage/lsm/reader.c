@@ -10,6 +10,8 @@
  */
 
 #define READER_SCAN_KEPT_BYTES ((uint64_t)(1024 * 1024)) /* of one scan, in the cache */
+#define READER_STEPS_MAX       8u /* rows too new that a read steps over before it searches */
+
 static void reader_post_released(struct lsm_reader *reader)
 {
     lsm_post(reader->lsm, reader->core, core_id(reader->lsm->core), LSM_MESSAGE_RELEASED, 0, NULL);
@@ -231,13 +233,58 @@ void reader_blocks_init(struct reader_blocks *blocks, struct lsm_reader *reader,
 /* ---- point reads -----------------------------------------------------------------------------
  */
 
+/* Flushes happen in order, so the eldest memtable tells which rows the tables of a view have. */
+static uint64_t reader_view_epoch(const struct lsm_view *view)
+{
+    return view->memtables[view->memtable_count - 1]->id;
+}
+
+/* The newest row of the tables is looked for first, because that can be kept; once it is known, in
+ * tables that follow and at its own place what the read may see. So no table is searched again. */
 struct reader_lookup {
     struct lsm_reader *reader;
+    const struct lsm_view *view;
     struct reader_blocks blocks;
     struct sst_target target;
+    struct lsm_version version_max;
     uint64_t hash;
+    bool newest_known;
     struct lsm_row *row;
 };
+
+/* `status` of a move; 1 only at a row of the key. */
+static int reader_at_key(const struct reader_lookup *lookup, const struct table_iterator *iterator,
+                         int status)
+{
+    if (status != 1)
+        return status;
+    return bytes_equal(block_iterator_key(&iterator->data), lookup->target.key);
+}
+
+/* From the newest row to what the read may see: mostly a few rows on. */
+static int reader_skip_newer(const struct reader_lookup *lookup, struct table_iterator *iterator)
+{
+    int status = 1;
+    for (uint32_t steps = 0;
+         status == 1 &&
+         lsm_version_compare(block_iterator_version(&iterator->data), lookup->version_max) > 0;
+         steps++) {
+        status = steps < READER_STEPS_MAX ? table_iterator_next(iterator)
+                                          : table_iterator_seek(iterator, &lookup->target);
+        status = reader_at_key(lookup, iterator, status);
+    }
+    return status;
+}
+
+static void reader_take_newest(struct reader_lookup *lookup, struct table_iterator *iterator)
+{
+    struct lsm_row newest;
+    table_iterator_row(iterator, &newest);
+    newest.key = lookup->target.key;
+    row_cache_insert(&lookup->reader->rows, &newest, lookup->hash, reader_view_epoch(lookup->view));
+    lookup->newest_known = true;
+    lookup->target = sst_target_make(lookup->target.key, lookup->version_max);
+}
 
 static int reader_get_table(struct reader_lookup *lookup, const struct lsm_table *table)
 {
@@ -250,7 +297,12 @@ static int reader_get_table(struct reader_lookup *lookup, const struct lsm_table
     table_iterator_init(&iterator, &lookup->blocks.blocks, 0);
     table_iterator_open(&iterator, table);
     int status = table_iterator_seek(&iterator, &lookup->target);
-    if (status == 1 && bytes_equal(block_iterator_key(&iterator.data), lookup->target.key)) {
+    status = reader_at_key(lookup, &iterator, status);
+    if (status == 1 && !lookup->newest_known) {
+        reader_take_newest(lookup, &iterator);
+        status = reader_skip_newer(lookup, &iterator);
+    }
+    if (status == 1) {
         struct lsm_row *row = lookup->row;
         table_iterator_row(&iterator, row);
         row->key = lookup->target.key;
@@ -366,20 +418,17 @@ static bool reader_view_has_tables(const struct lsm_view *view)
     return false;
 }
 
-/* Flushes happen in order, so the eldest memtable tells which rows the tables of a view have. */
-static uint64_t reader_view_epoch(const struct lsm_view *view)
-{
-    return view->memtables[view->memtable_count - 1]->id;
-}
-
-static bool reader_get_cached(struct lsm_reader *reader, const struct lsm_view *view,
-                              struct bytes key, uint64_t hash, struct lsm_version version_max,
-                              struct lsm_row *row)
+/* The newest row that the tables have for the key, when it is known. */
+static struct cached_row *reader_cached(struct lsm_reader *reader, const struct lsm_view *view,
+                                        struct bytes key, uint64_t hash)
 {
     struct cached_row *cached = row_cache_find(&reader->rows, key, hash);
-    if (cached == NULL || cached->epoch != reader_view_epoch(view) ||
-        lsm_version_compare(cached->version, version_max) > 0)
-        return false;
+    return cached != NULL && cached->epoch == reader_view_epoch(view) ? cached : NULL;
+}
+
+static void reader_take_cached(struct lsm_reader *reader, struct cached_row *cached,
+                               struct bytes key, struct lsm_row *row)
+{
     *row = (struct lsm_row){.key = key,
                             .value = bytes_make(cached->data + key.size, cached->value_bytes),
                             .version = cached->version,
@@ -389,25 +438,6 @@ static bool reader_get_cached(struct lsm_reader *reader, const struct lsm_view *
     cached->pins++;
     reader->rows_held++;
     reader->stats.row_cache_hits++;
-    return true;
-}
-
-/* The newest row of the tables first, because that can be kept; if the read is not allowed to see
- * it, what it is allowed to see. */
-static int reader_get_below(struct reader_lookup *lookup, const struct lsm_view *view,
-                            struct lsm_version version_max)
-{
-    struct lsm_reader *reader = lookup->reader;
-    int status = reader_get_tables(lookup, view->levels);
-    if (status != 0)
-        return status;
-    if (likely(lsm_version_compare(lookup->row->version, version_max) <= 0)) {
-        row_cache_insert(&reader->rows, lookup->row, lookup->hash, reader_view_epoch(view));
-        return 0;
-    }
-    lsm_row_release(reader, lookup->row);
-    lookup->target = sst_target_make(lookup->target.key, version_max);
-    return reader_get_tables(lookup, view->levels);
 }
 
 static int reader_get(struct lsm_reader *reader, struct bytes key, struct lsm_version version_max,
@@ -422,15 +452,22 @@ static int reader_get(struct lsm_reader *reader, struct bytes key, struct lsm_ve
         return 0;
     if (!reader_view_has_tables(held->view))
         return ERR_NOT_FOUND;
-    if (reader_get_cached(reader, held->view, key, hash, version_max, row))
+    struct cached_row *newest = reader_cached(reader, held->view, key, hash);
+    if (newest != NULL && lsm_version_compare(newest->version, version_max) <= 0) {
+        reader_take_cached(reader, newest, key, row);
         return 0;
+    }
+    struct lsm_version from = newest != NULL ? version_max : LSM_VERSION_MAX;
     struct reader_lookup lookup = {.reader = reader,
-                                   .target = sst_target_make(key, LSM_VERSION_MAX),
+                                   .view = held->view,
+                                   .target = sst_target_make(key, from),
+                                   .version_max = version_max,
                                    .hash = hash,
+                                   .newest_known = newest != NULL,
                                    .row = row};
     reader_blocks_init(&lookup.blocks, reader, may_wait, CACHE_NORMAL);
     held->pins++;
-    int status = reader_get_below(&lookup, held->view, version_max);
+    int status = reader_get_tables(&lookup, held->view->levels);
     reader_view_release(reader, held);
     return status;
 }
