@@ -8,9 +8,16 @@
 // Beside that, a table of damages: each kind of file is changed, cut or removed at several places,
 // and raftd has to refuse it with file, offset and what to do, leaving every byte as it was.
 //
+// TestCluster does the same to three members at once, with kill, pause and stop of the leader, of
+// others and of all. Clients write and read through every member meanwhile, and what they saw has to
+// be linearizable (history.go): key by key, and by the revisions of all answers. TestPartitions puts
+// the members into network namespaces and cuts them off from each other, in one direction or both;
+// it needs root and nftables, and skips without.
+//
 //	RAFTD     program under test   [build/release/bin/raftd]
 //	RAFTCTL   reads the log        [build/release/bin/raftctl]
-//	ROUNDS    how often to kill    [20]
+//	ROUNDS    how often to kill    [20; of a cluster 8; how often to cut: 9]
+//	ISOLATION seconds that TestIsolatedFollower keeps one away [5]
 //	SEED      of everything random [of the clock; always printed]
 //
 // A failed run leaves its data directory and says where it is.
