@@ -178,6 +178,7 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
     union proposal_result unwanted;
     struct node *node = apply->node;
     struct proposal *proposal = NULL;
+    probe2(raft_execute, step->entry.index, &step->entry);
     if (step->has_request) {
         if (!once_admit(&node->once, &step->request))
             return; /* sent twice, executed once */

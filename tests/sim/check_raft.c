@@ -85,6 +85,20 @@ static uint64_t chain(uint64_t before, const struct entry *entry)
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
+struct check_node *check_raft_node(struct check_raft *check, uint64_t id)
+{
+    invariant(id != 0);
+    for (uint64_t i = 0; i < CHECK_NODES_MAX; i++) {
+        struct check_node *node = &check->nodes[(id + i) % CHECK_NODES_MAX];
+        if (node->id == 0)
+            node->id = id;
+        if (node->id == id)
+            return node;
+    }
+    invariant(!"more nodes than the checker has room for");
+    return NULL;
+}
+
 void check_raft_init(struct check_raft *check, struct verdict *verdict, check_durable *durable,
                      void *context)
 {
@@ -122,6 +136,17 @@ void check_raft_genesis(struct check_raft *check, uint64_t index, uint64_t term,
 uint64_t check_raft_committed(const struct check_raft *check)
 {
     return check->canonical.last;
+}
+
+const struct check_entry *check_raft_entry(const struct check_raft *check, uint64_t index)
+{
+    invariant(index <= check->canonical.last);
+    return &check->canonical.entries[index];
+}
+
+bool check_raft_state_at(const struct check_raft *check, uint64_t index, uint64_t *hash)
+{
+    return table_find(&check->states, index, 0, hash);
 }
 
 /* ---- configurations ------------------------------------------------------------------------- */
@@ -201,7 +226,9 @@ static void observe_new_entry(struct check_raft *check, const struct raft *raft,
     invariant(entry != NULL);
     struct check_entry seen = {.term = entry->term,
                                .hash = chain(log_at(log, index - 1)->hash, entry),
-                               .is_config = entry->type == ENTRY_CONFIG_CHANGE};
+                               .is_config = entry->type == ENTRY_CONFIG_CHANGE,
+                               .is_empty =
+                                   entry->type == ENTRY_NORMAL && entry->payload_bytes == 0};
     uint64_t known = table_keep(&check->hashes, index + 1, seen.term, seen.hash);
     if (known != seen.hash)
         fail(check, "log matching: node %" PRIu64 " has another entry at %" PRIu64 " term %" PRIu64,
@@ -318,8 +345,7 @@ static void observe_monotonic(struct check_raft *check, const struct raft *raft,
 
 void check_raft_observe(struct check_raft *check, const struct raft *raft)
 {
-    invariant(raft->options.id < CHECK_NODES_MAX);
-    struct check_node *node = &check->nodes[raft->options.id];
+    struct check_node *node = check_raft_node(check, raft->options.id);
     observe_monotonic(check, raft, node);
     observe_log(check, raft, node);
     if (raft->role == RAFT_ROLE_LEADER &&
@@ -349,7 +375,7 @@ void check_raft_observe(struct check_raft *check, const struct raft *raft)
 void check_raft_restart(struct check_raft *check, uint64_t id, const struct raft_start *start,
                         uint64_t (*term_at)(void *context, uint64_t node, uint64_t index))
 {
-    struct check_node *node = &check->nodes[id];
+    struct check_node *node = check_raft_node(check, id);
     node->seen = false;
     node->commit = 0;
     node->config_index = 0;
@@ -391,7 +417,7 @@ static void send_vote(struct check_raft *check, uint64_t id, uint64_t term, uint
 void check_raft_send(struct check_raft *check, const struct raft_message *message,
                      const struct hard_state *durable, bool early_vote)
 {
-    struct check_node *node = &check->nodes[message->from];
+    struct check_node *node = check_raft_node(check, message->from);
     node->durable_term = u64_max(node->durable_term, durable->term);
     if (message->kind == RAFT_MESSAGE_VOTE)
         send_vote(check, message->from, message->term, message->from, durable, !early_vote);
@@ -405,8 +431,8 @@ void check_raft_send(struct check_raft *check, const struct raft_message *messag
     uint64_t leader = 0;
     if (!table_find(&check->leaders, message->term + 1, 0, &leader) || leader != message->to)
         return; /* an answer that only tells a higher term */
-    struct check_log *log = &check->nodes[leader].log;
-    if (message->index > log->last || check->nodes[leader].term != message->term)
+    struct check_log *log = &check_raft_node(check, leader)->log;
+    if (message->index > log->last || check_raft_node(check, leader)->term != message->term)
         return;
     uint64_t term = log_at(log, message->index)->term;
     if (!check->durable(check->context, message->from, message->index, term))

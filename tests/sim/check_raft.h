@@ -28,13 +28,14 @@
 #include "consensus/raft.h"
 #include "tests/sim/verdict.h"
 
-#define CHECK_NODES_MAX 32 /* ids 1 .. CHECK_NODES_MAX - 1 */
+#define CHECK_NODES_MAX 32 /* power of two; different ids over time */
 
 /* An entry as a checker remembers it. */
 struct check_entry {
     uint64_t term, hash;
     uint64_t commit_term; /* of the canonical log: who committed it led this term */
     bool is_config;
+    bool is_empty; /* of a new leader: nothing to execute */
 };
 
 struct check_log { /* [first, first + count) of `entries`; absolute index = position */
@@ -44,6 +45,7 @@ struct check_log { /* [first, first + count) of `entries`; absolute index = posi
 };
 
 struct check_node {
+    uint64_t id; /* 0: this slot is free */
     struct check_log log;
     bool seen; /* this incarnation was observed */
     enum raft_role role;
@@ -74,12 +76,12 @@ struct check_raft {
     check_durable *durable;
     void *context;
     bool changes_unchecked; /* skip_config_validation: several changes may be under way */
-    struct check_node nodes[CHECK_NODES_MAX];
-    struct check_table leaders; /* term -> node */
-    struct check_table votes;   /* (node, term) -> candidate */
-    struct check_table hashes;  /* (index, term) -> H */
-    struct check_table states;  /* index -> hash of the state machine */
-    struct check_log canonical; /* committed */
+    struct check_node nodes[CHECK_NODES_MAX]; /* at id % CHECK_NODES_MAX, or behind */
+    struct check_table leaders;               /* term -> node */
+    struct check_table votes;                 /* (node, term) -> candidate */
+    struct check_table hashes;                /* (index, term) -> H */
+    struct check_table states;                /* index -> hash of the state machine */
+    struct check_log canonical;               /* committed */
     struct check_config *configs;
     uint32_t config_count;
     uint64_t config_applied; /* highest index that a change was applied at */
@@ -117,6 +119,15 @@ const struct raft_config *check_raft_config_at(const struct check_raft *check, u
 
 /* A read asked when `committed` was the highest commit anywhere is answered with `index`. */
 void check_raft_read(struct check_raft *check, uint64_t node, uint64_t committed, uint64_t index);
+
+/* What the history knows of `node`. */
+struct check_node *check_raft_node(struct check_raft *check, uint64_t id);
+
+/* The canonical entry at `index` <= check_raft_committed(). */
+const struct check_entry *check_raft_entry(const struct check_raft *check, uint64_t index);
+
+/* The hash that check_raft_state() was told first for `index`; false: none. */
+bool check_raft_state_at(const struct check_raft *check, uint64_t index, uint64_t *hash);
 
 /* Highest index committed anywhere, ever. */
 uint64_t check_raft_committed(const struct check_raft *check);

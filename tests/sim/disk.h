@@ -91,6 +91,11 @@ bool sim_loss_keeps_in_flight(enum sim_loss loss, struct prng *prng);
 /* Turns `disk` into what comes back after the cut. No file is open any more. */
 void sim_disk_power_cut(struct sim_disk *disk, enum sim_loss loss, struct prng *prng);
 
+/* What of a file would survive any power cut now, for checkers: its bytes under names that are
+ * durable too. False: not so much of it. */
+bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t offset, void *to,
+                           uint32_t bytes);
+
 /* A hash of all names, sizes and bytes, durable or not. */
 uint64_t sim_disk_hash(const struct sim_disk *disk);
 

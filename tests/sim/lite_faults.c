@@ -331,7 +331,7 @@ void lite_faults_start(struct lite *lite)
 
 /* ---- the liveness phase --------------------------------------------------------------------- */
 
-static bool change_under_way(const struct lite *lite)
+static bool change_under_way(struct lite *lite)
 {
     uint64_t committed = check_raft_committed(&lite->raft_check);
     if (lite->raft_check.config_applied < committed)
@@ -339,7 +339,7 @@ static bool change_under_way(const struct lite *lite)
             if (lite->raft_check.canonical.entries[at].is_config)
                 return true;
     for (uint32_t id = 1; id <= lite->node_count; id++) {
-        const struct check_log *log = &lite->raft_check.nodes[id].log;
+        const struct check_log *log = &check_raft_node(&lite->raft_check, id)->log;
         for (uint64_t at = committed + 1; at <= log->last; at++)
             if (log->entries[at].is_config)
                 return true;

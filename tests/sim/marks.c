@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "core/invariant.h"
+#include "tests/sim/observe.h"
 #include "tests/sim/text.h"
 #include "tests/sim/verdict.h"
 #include "tests/sim/world.h"
@@ -20,6 +21,8 @@ static bool fail_by_exit;
 /* The linker's names for the ends of the section that sometimes() fills; weak: it may be empty. */
 extern struct sim_mark __start_sim_marks[] __attribute__((weak));
 extern struct sim_mark __stop_sim_marks[] __attribute__((weak));
+
+const struct sim_observer *sim_observer;
 
 static char replay[REPLAY_BYTES];
 

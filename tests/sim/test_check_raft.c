@@ -126,6 +126,14 @@ Test(check_raft, two_leaders_of_a_term)
     expect_fail("election safety");
 }
 
+Test(check_raft, ids_share_a_slot_without_being_confused)
+{
+    struct check_node *far = check_raft_node(&group.check, 1 + CHECK_NODES_MAX);
+    cr_assert_neq(far, check_raft_node(&group.check, 1));
+    cr_assert_eq(far, check_raft_node(&group.check, 1 + CHECK_NODES_MAX));
+    cr_assert_eq(far->id, 1 + CHECK_NODES_MAX);
+}
+
 Test(check_raft, another_entry_at_the_same_index_and_term)
 {
     lead(1, 2);

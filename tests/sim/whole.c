@@ -10,6 +10,7 @@
 #include "tests/sim/network.h"
 #include "tests/sim/reactor_sim.h"
 #include "tests/sim/text.h"
+#include "tests/sim/whole_raft.h"
 
 #define DISK_BYTES      (4 * GIB)
 #define MACHINE_BYTES   (512 * MIB)
@@ -143,6 +144,7 @@ static void node_crash(struct whole_node *node)
         return;
     whole_text(node->whole, node->sim.id, "! power cut, loss of %s", sim_loss_name(loss));
     sim_requests_land(&node->sim, node->disk, false, loss, prng);
+    whole_raft_node_down(node);
     sim_node_crash(&node->sim);
     sim_disk_power_cut(node->disk, loss, prng);
     node->node = NULL;
@@ -181,11 +183,12 @@ static void node_configure(struct whole_node *node)
     sim_check(error == 0, "configuration: %s", reason);
 }
 
-static void node_init(struct whole *whole, uint32_t at)
+static void node_init(struct whole *whole)
 {
-    struct whole_node *node = &whole->nodes[at];
+    struct whole_node *node = &whole->nodes[whole->node_count++];
     node->whole = whole;
     node->disk = sim_disk_create(DISK_BYTES, whole->config.sector_bytes);
+    whole_media_init(&node->media, node->disk);
     sim_node_init(&node->sim, &whole->world, node->disk);
     node->sim.cost_ns_max = whole->config.turn_ns_max;
     node_configure(node);
@@ -371,6 +374,7 @@ static void stop_nodes(struct whole *whole, uint64_t limit_ns)
             if (node->sim.descriptors[fd].kind != SIM_FD_FREE)
                 verdict_set(&whole->verdict, SIM_SAFETY, "node %u stops with descriptor %u open",
                             node->sim.id, fd);
+        whole_raft_node_down(node);
         sim_enter(&node->sim, 0);
         node_destroy(node->node);
         sim_leave(&node->sim);
@@ -387,8 +391,9 @@ static void whole_init(struct whole *whole, const struct raftsim_options *option
                                                         .log_to_stderr = options->log,
                                                         .short_reads = whole->config.short_reads});
     sim_world_enter(&whole->world);
+    whole_raft_start(whole);
     for (uint32_t i = 0; i < whole->config.nodes; i++)
-        node_init(whole, i);
+        node_init(whole);
     sim_node_init(&whole->machine, &whole->world, NULL);
     struct core_options machine = {.reactor = {.files_max = 256,
                                                .buffer_bytes = 8 * MIB,
@@ -413,7 +418,9 @@ static void whole_deinit(struct whole *whole)
             sim_node_crash(&node->sim);
         sim_node_deinit(&node->sim);
         sim_disk_destroy(node->disk);
+        whole_media_deinit(&node->media);
     }
+    whole_raft_end(whole);
     if (whole->machine.running)
         sim_node_crash(&whole->machine);
     sim_node_deinit(&whole->machine);
@@ -477,6 +484,7 @@ void whole_run(const struct raftsim_options *options, struct raftsim_result *res
                                       .simulated_ns = whole->world.now_ns - start_ns,
                                       .operations = whole->operations,
                                       .commits = whole->written_count,
+                                      .leaderships = whole->leaderships,
                                       .crashes = whole->crashes};
     sim_text_freeze();
     whole_deinit(whole);

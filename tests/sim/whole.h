@@ -20,8 +20,10 @@
 #include "server/config.h"
 #include "server/node.h"
 #include "tests/sim/check_history.h"
+#include "tests/sim/check_raft.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/raftsim.h"
+#include "tests/sim/whole_media.h"
 #include "tests/sim/world.h"
 
 #define WHOLE_NODES_MAX   5
@@ -67,6 +69,11 @@ struct whole_node {
     struct config config;
     struct node *node; /* in the machine's memory */
     struct sim_event boot, watch;
+
+    uint64_t member; /* its id among the members; 0: it has not started yet */
+    struct whole_media media;
+    uint64_t executed;   /* by its state machine */
+    uint64_t state_hash; /* of all that its state machine wrote, up to there */
 };
 
 struct whole_client {
@@ -80,7 +87,9 @@ struct whole {
     struct whole_config config;
     const struct raftsim_options *options;
     struct verdict verdict;
+    struct check_raft raft_check;
     struct whole_node nodes[WHOLE_NODES_MAX];
+    uint32_t node_count;
     struct sim_node machine; /* of the clients */
     struct whole_client clients[WHOLE_CLIENTS_MAX];
     struct sim_event fault;
@@ -92,7 +101,7 @@ struct whole {
     bool healed;     /* no more harm */
     bool load_ended; /* clients have stopped */
     bool read_back;  /* the history was read */
-    uint64_t crashes;
+    uint64_t crashes, leaderships;
     uint64_t *written; /* [revision] -> operation, as read back */
     uint64_t written_count;
 };

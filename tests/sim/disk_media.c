@@ -1,0 +1,47 @@
+/* What is on the medium of a simulated disk for certain: what every power cut would leave. */
+#include <errno.h>
+
+#include "tests/sim/disk_private.h"
+
+/* The file that durable names lead to, or NULL. */
+static struct sim_inode *durable_file(struct sim_disk *disk, const char *path)
+{
+    struct sim_inode *at = disk->root;
+    while (at != NULL) {
+        char name[SIM_NAME_BYTES];
+        while (*path == '/')
+            path++;
+        size_t length = strcspn(path, "/");
+        if (length == 0)
+            return at->is_directory ? NULL : at;
+        if (!at->is_directory || length >= sizeof(name))
+            return NULL;
+        memcpy(name, path, length);
+        name[length] = '\0';
+        path += length;
+        const struct entry_name *entry = directory_find(at, name);
+        at = entry == NULL ? NULL : entry->durable;
+    }
+    return NULL;
+}
+
+bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t offset, void *to,
+                           uint32_t bytes)
+{
+    const struct sim_inode *inode = durable_file(disk, path);
+    if (inode == NULL || offset + bytes > inode->durable_bytes)
+        return false;
+    for (uint32_t done = 0; done < bytes;) {
+        uint64_t number = (offset + done) / SIM_PAGE_BYTES;
+        uint32_t inside = (uint32_t)((offset + done) % SIM_PAGE_BYTES);
+        uint32_t step = (uint32_t)u64_min(SIM_PAGE_BYTES - inside, bytes - done);
+        const struct page_data *data =
+            number < inode->page_count ? inode->pages[number].durable : NULL;
+        if (data == NULL)
+            memset((uint8_t *)to + done, 0, step);
+        else
+            memcpy((uint8_t *)to + done, data->bytes + inside, step);
+        done += step;
+    }
+    return true;
+}
