@@ -5,8 +5,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <xxhash.h>
 
 #include "core/invariant.h"
+
+#define METRICS_BUCKETS 1024 /* power of two */
 
 /* Where the values of one series come from: a list, one element per core that registered it. */
 struct metrics_slot {
@@ -20,10 +23,14 @@ struct metrics_series {
     struct metrics_series *next; /* in order of registration */
     char *labels;
     struct metrics_slot *slots;
+    const struct metrics_family_state *family;
+    uint64_t hash; /* of family and labels */
+    struct metrics_series *bucket_next;
 };
 
 struct metrics_family_state {
     struct metric_family family;
+    uint64_t name_hash;
     struct metrics_series *first, **last_next;
 };
 
@@ -31,6 +38,8 @@ struct metrics {
     uint32_t family_count;
     uint32_t series_count;
     struct metrics_family_state families[METRICS_FAMILIES_MAX];
+    /* By hash: at its start every core of a node registers hundreds of series. */
+    struct metrics_series *buckets[METRICS_BUCKETS];
 };
 
 int metrics_create(struct metrics **metrics)
@@ -63,9 +72,10 @@ void metrics_destroy(struct metrics *metrics)
 static struct metrics_family_state *metrics_family(struct metrics *metrics,
                                                    const struct metric_family *family)
 {
+    uint64_t name_hash = XXH3_64bits(family->name, strlen(family->name));
     for (uint32_t i = 0; i < metrics->family_count; i++) {
         struct metrics_family_state *known = &metrics->families[i];
-        if (strcmp(known->family.name, family->name) != 0)
+        if (known->name_hash != name_hash || strcmp(known->family.name, family->name) != 0)
             continue;
         invariant(known->family.kind == family->kind); /* one name, one meaning */
         return known;
@@ -74,6 +84,7 @@ static struct metrics_family_state *metrics_family(struct metrics *metrics,
     invariant(family->kind != METRIC_HISTOGRAM || family->bucket_first > 0);
     struct metrics_family_state *added = &metrics->families[metrics->family_count++];
     added->family = *family;
+    added->name_hash = name_hash;
     added->last_next = &added->first;
     return added;
 }
@@ -81,9 +92,11 @@ static struct metrics_family_state *metrics_family(struct metrics *metrics,
 static struct metrics_series *
 metrics_series(struct metrics *metrics, struct metrics_family_state *family, const char *labels)
 {
+    uint64_t hash = XXH3_64bits_withSeed(labels, strlen(labels), family->name_hash);
+    struct metrics_series **bucket = &metrics->buckets[hash & (METRICS_BUCKETS - 1)];
     struct metrics_series *series;
-    for (series = family->first; series != NULL; series = series->next) {
-        if (strcmp(series->labels, labels) == 0)
+    for (series = *bucket; series != NULL; series = series->bucket_next) {
+        if (series->hash == hash && series->family == family && strcmp(series->labels, labels) == 0)
             return series;
     }
     invariant(metrics->series_count < METRICS_SERIES_MAX);
@@ -92,6 +105,10 @@ metrics_series(struct metrics *metrics, struct metrics_family_state *family, con
     invariant(series != NULL);
     series->labels = strdup(labels);
     invariant(series->labels != NULL);
+    series->family = family;
+    series->hash = hash;
+    series->bucket_next = *bucket;
+    *bucket = series;
     *family->last_next = series;
     family->last_next = &series->next;
     return series;
