@@ -31,7 +31,7 @@
 
 #define WAL_PAGE_BYTES ((uint32_t)4096)
 #if KV_SIMULATED /* a simulated node would spend its time on zeros, and never fill a segment */
-#define WAL_SEGMENT_BYTES_DEFAULT ((uint64_t)2 * 1024 * 1024)
+#define WAL_SEGMENT_BYTES_DEFAULT ((uint64_t)512 * 1024)
 #else
 #define WAL_SEGMENT_BYTES_DEFAULT ((uint64_t)64 * 1024 * 1024)
 #endif

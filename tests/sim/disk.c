@@ -18,7 +18,7 @@ struct page_data *page_data_make(const void *bytes)
 {
     if (is_zero(bytes))
         return NULL;
-    struct page_data *data = sim_alloc(sizeof(*data));
+    struct page_data *data = sim_alloc_dirty(sizeof(*data));
     data->references = 1;
     memcpy(data->bytes, bytes, SIM_PAGE_BYTES);
     return data;
@@ -59,6 +59,16 @@ uint32_t page_commit(struct page *page, uint64_t sequence)
             (page->count - done) * sizeof(page->versions[0]));
     page->count -= done;
     return done;
+}
+
+/* A durable write of the whole page: nothing older counts any more. */
+static void page_replace(struct page *page, struct page_data *data)
+{
+    for (uint32_t i = 0; i < page->count; i++)
+        page_data_unref(page->versions[i].data);
+    page->count = 0;
+    page_data_unref(page->durable);
+    page->durable = data;
 }
 
 void size_commit(struct sim_inode *inode, uint64_t sequence)
@@ -478,9 +488,10 @@ int32_t sim_disk_write(struct sim_disk *disk, struct sim_inode *inode, struct io
             memcpy(scratch + inside, bytes, step);
             bytes = scratch;
         }
-        page_push(page, sequence, page_data_make(bytes), false);
         if (durable)
-            page_commit(page, sequence);
+            page_replace(page, page_data_make(bytes));
+        else
+            page_push(page, sequence, page_data_make(bytes), false);
         done += step;
     }
     if (durable)

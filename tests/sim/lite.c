@@ -247,7 +247,7 @@ static void lite_deinit(struct lite *lite)
             lite_node_crash(lite->nodes[id]);
     }
     while (lite->world.heap_count > 0) { /* what is left is on its way somewhere */
-        struct sim_event *event = lite->world.heap[0];
+        struct sim_event *event = lite->world.heap[0].event;
         sim_event_cancel(&lite->world, event);
         lite_item_free(container_of(event, struct lite_item, event));
     }

@@ -19,6 +19,13 @@ void *sim_alloc(size_t bytes)
     return memory;
 }
 
+void *sim_alloc_dirty(size_t bytes)
+{
+    void *memory = mi_heap_malloc(world_heap(), bytes);
+    invariant(memory != NULL);
+    return memory;
+}
+
 void *sim_realloc(void *memory, size_t bytes)
 {
     void *grown = mi_heap_realloc(world_heap(), memory, bytes);
@@ -50,6 +57,13 @@ struct sim_heap {
 void *sim_alloc(size_t bytes)
 {
     void *memory = calloc(1, bytes);
+    invariant(memory != NULL);
+    return memory;
+}
+
+void *sim_alloc_dirty(size_t bytes)
+{
+    void *memory = malloc(bytes);
     invariant(memory != NULL);
     return memory;
 }

@@ -15,7 +15,8 @@
 
 struct sim_heap;
 
-void *sim_alloc(size_t bytes); /* zeroed, of the world; freed by free() */
+void *sim_alloc(size_t bytes);       /* zeroed, of the world; freed by free() */
+void *sim_alloc_dirty(size_t bytes); /* the same, not zeroed: to be filled at once */
 void *sim_realloc(void *memory, size_t bytes);
 char *sim_strdup(const char *text);
 

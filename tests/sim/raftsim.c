@@ -58,6 +58,7 @@ static const char usage_text[] =
     "  --jobs=J     processes for a sweep (default 1)\n"
     "  --lite       consensus only: abstract messages and disks; without it whole nodes\n"
     "  --nodes=N    voters at the start, instead of a draw\n"
+    "  --calm=R     whole nodes: 3 of 4 cores, no harm, about R calls a second: measures speed\n"
     "  --trace      print one line per event while it runs (with --seed)\n"
     "  --log        the nodes' own log lines too, to stderr\n"
     "  --until=E    stop at event E\n"
@@ -117,9 +118,12 @@ static void print_options(const struct sweep *sweep, uint64_t seed)
 static void print_head(const struct sweep *sweep, uint64_t seed)
 {
     char extra[64] = "";
+    int at = 0;
     const char *size = sweep->lite ? " --lite" : "";
     if (sweep->options.nodes != 0)
-        snprintf(extra, sizeof(extra), " --nodes=%u", sweep->options.nodes);
+        at = snprintf(extra, sizeof(extra), " --nodes=%u", sweep->options.nodes);
+    if (sweep->options.calm != 0)
+        snprintf(extra + at, sizeof(extra) - (size_t)at, " --calm=%u", sweep->options.calm);
     fflush(stdout);
     fprintf(stderr, "replay: %s%s --seed=0x%" PRIx64 "%s\n", sweep->program, size, seed, extra);
     fprintf(stderr, "commit %s%s, %s\n", SIM_COMMIT, SIM_DIRTY ? " with changes" : "", SIM_BUILD);
@@ -368,7 +372,8 @@ int main(int argc, char **argv)
         PINNED,
         FAILURES,
         BRIEF,
-        LOG
+        LOG,
+        CALM
     };
     static const struct option long_options[] = {{"seed", required_argument, NULL, SEED},
                                                  {"seeds", required_argument, NULL, SEEDS},
@@ -384,6 +389,7 @@ int main(int argc, char **argv)
                                                  {"failures", required_argument, NULL, FAILURES},
                                                  {"brief", no_argument, NULL, BRIEF},
                                                  {"log", no_argument, NULL, LOG},
+                                                 {"calm", required_argument, NULL, CALM},
                                                  {NULL, 0, NULL, 0}};
     struct sweep sweep = {
         .program = argv[0], .first = 1, .jobs = 1, .failures_max = FAILURES_DEFAULT};
@@ -427,6 +433,9 @@ int main(int argc, char **argv)
             break;
         case LOG:
             sweep.options.log = true;
+            break;
+        case CALM:
+            sweep.options.calm = (uint32_t)number;
             break;
         case MARKS:
             sweep.print_marks = true;

@@ -13,6 +13,7 @@
 struct raftsim_options {
     uint64_t seed;
     uint32_t nodes; /* voters at the start; 0 = drawn */
+    uint32_t calm;  /* whole nodes: no harm, so many calls a second; 0 = all drawn */
     uint64_t until; /* stop at this event; 0 = at the end */
     bool log;       /* the nodes' log lines, to stderr */
 };

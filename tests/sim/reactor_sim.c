@@ -13,6 +13,7 @@
 #define CLOCK_READ_NS_MAX 200 /* what looking at the clock seems to cost */
 #define WAKE_NS_MIN       1000
 #define WAKE_NS_SPREAD    30000
+#define ARENAS_KEPT       32
 #define BATCH_CUT_PERCENT 30 /* of polls hand out only some of the completions */
 
 /* ---- life ----------------------------------------------------------------------------------- */
@@ -30,6 +31,40 @@ static void wake_arrives(struct sim_event *event)
     sim_core_rouse(core, reactor->node->world->now_ns);
 }
 
+/* Arenas of nodes that ended: mapping and touching them anew took a quarter of a run with many
+ * crashes. What is in them is what any buffer may contain that was used before. */
+static struct {
+    uint8_t *memory;
+    uint64_t bytes;
+} arenas[ARENAS_KEPT];
+
+static uint8_t *arena_take(uint64_t bytes)
+{
+    for (uint32_t i = 0; i < ARENAS_KEPT; i++) {
+        if (arenas[i].memory != NULL && arenas[i].bytes == bytes) {
+            uint8_t *memory = arenas[i].memory;
+            arenas[i].memory = NULL;
+            return memory;
+        }
+    }
+    uint8_t *memory = mmap(NULL, bytes + 1, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    invariant(memory != MAP_FAILED);
+    return memory;
+}
+
+static void arena_give(uint8_t *memory, uint64_t bytes)
+{
+    for (uint32_t i = 0; i < ARENAS_KEPT; i++) {
+        if (arenas[i].memory == NULL) {
+            arenas[i].memory = memory;
+            arenas[i].bytes = bytes;
+            return;
+        }
+    }
+    munmap(memory, bytes + 1);
+}
+
 int reactor_create(const struct reactor_options *options, struct reactor **reactor_out,
                    char *reason, size_t reason_bytes)
 {
@@ -45,9 +80,7 @@ int reactor_create(const struct reactor_options *options, struct reactor **react
     prng_init(&reactor->prng, options->random_seed);
     reactor->now_ns = reactor->clock_ns = world->now_ns;
     reactor->arena_bytes = u64_round_up(options->buffer_bytes, BUFFER_BYTES_MIN);
-    reactor->arena = mmap(NULL, reactor->arena_bytes + 1, PROT_READ | PROT_WRITE,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    invariant(reactor->arena != MAP_FAILED);
+    reactor->arena = arena_take(reactor->arena_bytes);
     if (reactor->arena_bytes > 0)
         invariant(buffer_pool_create(reactor->arena, reactor->arena_bytes, &reactor->buffers) == 0);
     reactor->receive_buffer = malloc(options->recv_buffer_bytes);
@@ -60,7 +93,7 @@ int reactor_create(const struct reactor_options *options, struct reactor **react
 void reactor_sim_abandon(struct reactor *reactor)
 {
     sim_event_cancel(reactor->node->world, &reactor->wake);
-    munmap(reactor->arena, reactor->arena_bytes + 1);
+    arena_give(reactor->arena, reactor->arena_bytes);
     free(reactor->completions);
     reactor->completions = NULL;
 }

@@ -60,7 +60,7 @@ struct sim_request {
 
     struct sim_file *file;
     struct io_span span;
-    uint64_t content_hash; /* of a write's bytes when it was started */
+    uint32_t content_hash; /* of a write's bytes when it was started */
     uint64_t sync_sequence;
     uint64_t bytes;
     char *path[2];

@@ -5,8 +5,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
-#include <xxhash.h>
 
+#include "core/crc32c.h"
 #include "core/err.h"
 #include "core/invariant.h"
 #include "tests/sim/memory.h"
@@ -98,7 +98,7 @@ void reactor_write(struct reactor *reactor, struct io_op *op, struct io_file fil
     struct sim_request *request = request_on_file(reactor, op, SIM_REQUEST_WRITE, file, span.bytes);
     request->span = span;
     request->flags = flags;
-    request->content_hash = XXH3_64bits(span.base, span.bytes);
+    request->content_hash = crc32c(0, span.base, span.bytes);
     changes_disk(request);
 }
 
@@ -208,7 +208,7 @@ static int32_t write_now(struct sim_request *request, struct sim_disk *disk,
     int32_t error = sim_disk_check_span(request->file, request->span, true);
     if (error < 0)
         return error;
-    sim_check(XXH3_64bits(request->span.base, request->span.bytes) == request->content_hash,
+    sim_check(crc32c(0, request->span.base, request->span.bytes) == request->content_hash,
               "a buffer changed while it was being written");
     return sim_disk_write(disk, inode, request->span, durable);
 }

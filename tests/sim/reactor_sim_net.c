@@ -162,7 +162,7 @@ static void transmit(struct sim_endpoint *from, const struct iovec *iov, uint64_
     struct sim_network *network = from->node->world->network;
     struct sim_world *world = network->world;
     struct prng *prng = sim_prng(world, SIM_STREAM_NETWORK);
-    struct segment *segment = sim_alloc(sizeof(*segment) + bytes);
+    struct segment *segment = sim_alloc_dirty(sizeof(*segment) + bytes);
     segment->to = to;
     segment->bytes = (uint32_t)bytes;
     segment->is_end = is_end;
@@ -248,13 +248,12 @@ static void segment_arrives(struct sim_event *event)
 static void receive_kick(struct sim_endpoint *endpoint)
 {
     struct sim_request *request = endpoint->receive;
-    if (request == NULL || request->completed || request->event.slot != SIM_EVENT_IDLE)
+    if (request == NULL || request->completed)
         return;
     if (endpoint->inbox_bytes == 0 && !endpoint->end_received && endpoint->error == 0 &&
         !endpoint->socket->closing)
         return;
-    sim_event_schedule(request->node->world, &request->event,
-                       request->node->world->now_ns + syscall_ns(request->node->world) / 4);
+    sim_request_due(request, 0);
 }
 
 static void receive_arm(struct io_socket *socket)
@@ -303,7 +302,7 @@ void io_socket_receive_stop(struct io_socket *socket)
     struct sim_endpoint *endpoint =
         sim_descriptor_get(socket->reactor->node, socket->fd, SIM_FD_STREAM);
     struct sim_request *request = endpoint->receive;
-    if (request != NULL && !request->completed && request->event.slot == SIM_EVENT_IDLE)
+    if (request != NULL && !request->completed)
         sim_request_due(request, -ECANCELED);
     socket->receiving = false;
 }

@@ -16,6 +16,7 @@
 #define MACHINE_BYTES   (512 * MIB)
 #define WATCH_NS        (100 * NS_PER_MS)
 #define HEAL_NS         (120 * NS_PER_S) /* in which everything must have ended well */
+#define CALM_NS         (30 * NS_PER_S)
 #define SLOW_TURN_NS    (2 * NS_PER_MS)
 #define FIRST_REVISION  1
 #define NODE_FIBERS_MAX 512
@@ -54,6 +55,22 @@ void whole_record(struct whole *whole, struct whole_event event)
 
 /* ---- what the seed draws -------------------------------------------------------------------- */
 
+/* Nothing goes wrong: one fixed load, to compare the speed of simulators by. */
+static void config_calm(struct whole_config *config, uint64_t calls_per_second)
+{
+    config->nodes = 3;
+    config->cores = 4;
+    config->safety_ns = CALM_NS;
+    config->clients = WHOLE_CLIENTS_MAX;
+    config->read_percent = 50;
+    config->think_ns = WHOLE_CLIENTS_MAX * NS_PER_S / calls_per_second;
+    config->call_timeout_ms = 5000;
+    config->value_bytes_max = 128;
+    config->turn_ns_max = 8000;
+    config->crashes = config->stalls = config->partitions = config->slow_cores = false;
+    config->short_reads = config->buggify = false;
+}
+
 void whole_config_draw(struct whole_config *config, const struct raftsim_options *options)
 {
     static const uint8_t nodes[] = {1, 3, 3, 3, 3, 5};
@@ -79,6 +96,8 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     config->short_reads = prng_chance(&prng, 1, 4);
     config->buggify = prng_chance(&prng, 3, 4);
     config->partitions = prng_chance(&prng, 3, 4);
+    if (options->calm != 0)
+        config_calm(config, options->calm);
     if (options->nodes != 0)
         config->nodes = options->nodes;
 }

@@ -29,7 +29,7 @@
 #define WHOLE_NODES_MAX   5
 #define WHOLE_CLIENTS_MAX 8
 #define WHOLE_KEYS        6
-#define WHOLE_HASHES_MAX  64
+#define WHOLE_HASHES_MAX  24
 
 struct whole_config {
     uint64_t seed;

@@ -12,7 +12,8 @@
 #define KEY_BYTES        16
 #define VALUE_BYTES_MAX  8192
 #define FIRST_REVISION   2 /* of a store's first write, as etcd counts */
-#define HASH_PERCENT     4
+#define HASH_PERCENT     2
+#define OPERATIONS_MAX   8000 /* a busy seed costs a second all the same */
 #define READ_BACK_PAUSES 50 * NS_PER_MS
 
 /* The machine's only core; every client shares its connections' owner. */
@@ -171,7 +172,7 @@ static void client_run(void *argument)
     struct whole_client *self = argument;
     struct whole *whole = self->whole;
     struct kv_client *client = client_open(whole, 0);
-    while (!whole->load_ended) {
+    while (!whole->load_ended && whole->operations < OPERATIONS_MAX) {
         fiber_sleep_until(sim_now_ns() +
                           prng_below(workload(whole), 2 * whole->config.think_ns + 1));
         if (whole->load_ended)

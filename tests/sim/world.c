@@ -12,6 +12,7 @@
 
 #define TURN_COST_NS_MIN 500
 #define TURN_COST_NS_MAX 20000
+#define HEAP_FAN_OUT     4
 
 static struct sim_world *current_world;
 
@@ -65,41 +66,51 @@ struct prng *sim_prng(struct sim_world *world, enum sim_stream stream)
 
 /* ---- events --------------------------------------------------------------------------------- */
 
-static bool event_before(const struct sim_event *a, const struct sim_event *b)
+static bool slot_before(const struct sim_event_slot *a, const struct sim_event_slot *b)
 {
     return a->time_ns != b->time_ns ? a->time_ns < b->time_ns : a->sequence < b->sequence;
 }
 
-static void heap_place(struct sim_world *world, uint32_t slot, struct sim_event *event)
+static void heap_place(struct sim_world *world, uint32_t at, const struct sim_event_slot *slot)
 {
-    world->heap[slot] = event;
-    event->slot = slot;
+    world->heap[at] = *slot;
+    slot->event->slot = at;
 }
 
-static void heap_sift_up(struct sim_world *world, uint32_t slot, struct sim_event *event)
+static void heap_sift_up(struct sim_world *world, uint32_t at, const struct sim_event_slot *slot)
 {
-    while (slot > 0 && event_before(event, world->heap[(slot - 1) / 2])) {
-        heap_place(world, slot, world->heap[(slot - 1) / 2]);
-        slot = (slot - 1) / 2;
+    while (at > 0 && slot_before(slot, &world->heap[(at - 1) / HEAP_FAN_OUT])) {
+        heap_place(world, at, &world->heap[(at - 1) / HEAP_FAN_OUT]);
+        at = (at - 1) / HEAP_FAN_OUT;
     }
-    heap_place(world, slot, event);
+    heap_place(world, at, slot);
 }
 
-static void heap_sift_down(struct sim_world *world, uint32_t slot, struct sim_event *event)
+static void heap_sift_down(struct sim_world *world, uint32_t at, const struct sim_event_slot *slot)
 {
     for (;;) {
-        uint32_t child = 2 * slot + 1;
-        if (child >= world->heap_count)
+        uint32_t child = HEAP_FAN_OUT * at + 1;
+        uint32_t end = (uint32_t)u64_min(child + HEAP_FAN_OUT, world->heap_count);
+        if (child >= end)
             break;
-        if (child + 1 < world->heap_count &&
-            event_before(world->heap[child + 1], world->heap[child]))
-            child++;
-        if (!event_before(world->heap[child], event))
+        for (uint32_t other = child + 1; other < end; other++)
+            if (slot_before(&world->heap[other], &world->heap[child]))
+                child = other;
+        if (!slot_before(&world->heap[child], slot))
             break;
-        heap_place(world, slot, world->heap[child]);
-        slot = child;
+        heap_place(world, at, &world->heap[child]);
+        at = child;
     }
-    heap_place(world, slot, event);
+    heap_place(world, at, slot);
+}
+
+/* Into place `at`, which is free: up or down from there. */
+static void heap_fill(struct sim_world *world, uint32_t at, const struct sim_event_slot *slot)
+{
+    if (at > 0 && slot_before(slot, &world->heap[(at - 1) / HEAP_FAN_OUT]))
+        heap_sift_up(world, at, slot);
+    else
+        heap_sift_down(world, at, slot);
 }
 
 void sim_event_init(struct sim_event *event, void (*run)(struct sim_event *event))
@@ -110,54 +121,37 @@ void sim_event_init(struct sim_event *event, void (*run)(struct sim_event *event
 
 void sim_event_schedule(struct sim_world *world, struct sim_event *event, uint64_t time_ns)
 {
-    sim_event_cancel(world, event);
     event->time_ns = u64_max(time_ns, world->now_ns);
-    event->sequence = world->sequence++;
+    struct sim_event_slot slot = {event->time_ns, world->sequence++, event};
+    if (event->slot != SIM_EVENT_IDLE) {
+        invariant(world->heap[event->slot].event == event);
+        heap_fill(world, event->slot, &slot);
+        return;
+    }
     if (world->heap_count == world->heap_capacity) {
         world->heap_capacity = world->heap_capacity == 0 ? 256 : world->heap_capacity * 2;
         world->heap = sim_realloc(world->heap, world->heap_capacity * sizeof(world->heap[0]));
     }
-    heap_sift_up(world, world->heap_count++, event);
+    heap_sift_up(world, world->heap_count++, &slot);
 }
 
 void sim_event_cancel(struct sim_world *world, struct sim_event *event)
 {
     if (event->slot == SIM_EVENT_IDLE)
         return;
-    uint32_t slot = event->slot;
-    invariant(slot < world->heap_count && world->heap[slot] == event);
+    uint32_t at = event->slot;
+    invariant(at < world->heap_count && world->heap[at].event == event);
     event->slot = SIM_EVENT_IDLE;
-    struct sim_event *last = world->heap[--world->heap_count];
-    if (last == event)
-        return;
-    if (slot > 0 && event_before(last, world->heap[(slot - 1) / 2]))
-        heap_sift_up(world, slot, last);
-    else
-        heap_sift_down(world, slot, last);
-}
-
-/* A core that sleeps while mail is in its rings, and whom nobody is about to wake, sleeps for ever
- * in the worst case: a lost wake-up. */
-static void check_wakeups(const struct sim_world *world)
-{
-    for (uint32_t i = 0; i < world->node_count; i++) {
-        const struct sim_node *node = world->nodes[i];
-        for (uint32_t c = 0; node != NULL && node->running && c < node->core_count; c++) {
-            const struct sim_core *core = &node->cores[c];
-            if (core->asleep && !reactor_sim_wake_pending(node->reactors[c]))
-                sim_check(!mesh_has_mail(node->mesh, c), "lost wake-up of node %u core %u",
-                          node->id, c);
-        }
-    }
+    struct sim_event_slot last = world->heap[--world->heap_count];
+    if (last.event != event)
+        heap_fill(world, at, &last);
 }
 
 bool sim_world_step(struct sim_world *world)
 {
     if (world->heap_count == 0)
         return false;
-    struct sim_event *event = world->heap[0];
-    if (event->time_ns > world->now_ns)
-        check_wakeups(world);
+    struct sim_event *event = world->heap[0].event;
     sim_event_cancel(world, event);
     world->now_ns = event->time_ns;
     world->events++;
@@ -186,6 +180,12 @@ void sim_trace(struct sim_world *world, const struct sim_node *node, uint32_t co
     sim_trace_at(world, node == NULL ? 0 : node->id, core, kind, first, second);
 }
 
+static uint64_t trace_mix(uint64_t hash, uint64_t word)
+{
+    hash = (hash ^ word) * 0x9e3779b97f4a7c15u;
+    return hash ^ hash >> 32;
+}
+
 void sim_trace_at(struct sim_world *world, uint32_t node, uint32_t core, enum sim_kind kind,
                   uint64_t first, uint64_t second)
 {
@@ -193,7 +193,10 @@ void sim_trace_at(struct sim_world *world, uint32_t node, uint32_t core, enum si
                                 .node_core = node << 16 | core,
                                 .kind = kind,
                                 .argument = {first, second}};
-    world->trace_hash = XXH3_64bits_withSeed(&record, sizeof(record), world->trace_hash);
+    uint64_t hash = trace_mix(world->trace_hash, record.time_ns);
+    hash = trace_mix(hash, (uint64_t)record.kind << 32 | record.node_core);
+    hash = trace_mix(hash, first);
+    world->trace_hash = trace_mix(hash, second);
     world->trace[world->trace_count++ % SIM_TRACE_RING] = record;
 }
 
@@ -214,6 +217,17 @@ void sim_trace_print(const struct sim_world *world, uint32_t count)
 }
 
 /* ---- nodes ---------------------------------------------------------------------------------- */
+
+/* A core that sleeps while mail is in its rings, and whom nobody is about to wake, sleeps for ever
+ * in the worst case: a lost wake-up. Only a turn of the same node makes one. */
+static void check_wakeups(const struct sim_node *node)
+{
+    for (uint32_t c = 0; c < node->core_count; c++) {
+        if (node->cores[c].asleep && !reactor_sim_wake_pending(node->reactors[c]))
+            sim_check(!mesh_has_mail(node->mesh, c), "lost wake-up of node %u core %u", node->id,
+                      c);
+    }
+}
 
 static void core_run_turn(struct sim_event *event)
 {
@@ -245,6 +259,7 @@ static void core_run_turn(struct sim_event *event)
         sim_event_schedule(world, &core->turn, core->busy_until_ns);
     else if (deadline_ns != TIMER_NEVER)
         sim_event_schedule(world, &core->turn, u64_max(deadline_ns, core->busy_until_ns));
+    check_wakeups(node);
 }
 
 void sim_core_rouse(struct sim_core *core, uint64_t time_ns)

@@ -37,9 +37,15 @@ enum sim_stream {
 #define SIM_START_NS   (1000 * NS_PER_S) /* no deadline computed backwards underflows */
 
 struct sim_event {
-    uint64_t time_ns, sequence;
+    uint64_t time_ns;
     uint32_t slot; /* in the heap; SIM_EVENT_IDLE when not scheduled */
     void (*run)(struct sim_event *event);
+};
+
+/* A place of the event heap; the order is kept beside the pointer. */
+struct sim_event_slot {
+    uint64_t time_ns, sequence;
+    struct sim_event *event;
 };
 
 /* What the trace keeps of one event; 32 bytes. */
@@ -125,7 +131,7 @@ struct sim_world {
     struct sim_options options;
     uint64_t now_ns, sequence;
     struct prng streams[SIM_STREAM_COUNT];
-    struct sim_event **heap;
+    struct sim_event_slot *heap;
     uint32_t heap_count, heap_capacity;
     struct sim_node *nodes[SIM_NODES_MAX];
     uint32_t node_count;
