@@ -68,6 +68,8 @@ func address(member int) string {
 	return fmt.Sprint(subnet, member+1)
 }
 
+func link(member int) string { return fmt.Sprintf("member%d", member) }
+
 // NewNetwork gives every member of a cluster that has not started its namespace and its addresses.
 func NewNetwork(c *Cluster) (*Network, error) {
 	n := &Network{blocked: map[[2]int]bool{}}
@@ -96,9 +98,8 @@ func (n *Network) place(i int, m *Member) error {
 	n.sleepers = append(n.sleepers, sleeper)
 	m.Inside = []string{"nsenter", fmt.Sprintf("--net=/proc/%d/ns/net", sleeper.Process.Pid)}
 	m.Client, m.Peer = address(i)+":2379", address(i)+":2380"
-	link := fmt.Sprintf("member%d", i)
-	outside := []string{"link add " + link + " type veth peer name eth0 netns " + fmt.Sprint(sleeper.Process.Pid),
-		"link set " + link + " master cluster up"}
+	outside := []string{"link add " + link(i) + " type veth peer name eth0 netns " + fmt.Sprint(sleeper.Process.Pid),
+		"link set " + link(i) + " master cluster up"}
 	inside := []string{"link set lo up", "addr add " + address(i) + "/24 dev eth0", "link set eth0 up"}
 	for _, line := range outside {
 		if err := command("", append([]string{"ip"}, strings.Fields(line)...)...); err != nil {
@@ -113,8 +114,11 @@ func (n *Network) place(i int, m *Member) error {
 	return nil
 }
 
+// Close lets another network be made.
 func (n *Network) Close() {
-	for _, sleeper := range n.sleepers {
+	_ = command("", "ip", "link", "delete", "cluster")
+	for i, sleeper := range n.sleepers {
+		_ = command("", "ip", "link", "delete", link(i))
 		_ = sleeper.Process.Kill()
 		_ = sleeper.Wait()
 	}

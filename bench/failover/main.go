@@ -1,0 +1,128 @@
+// failover measures what an application sees when the leader of three members goes away.
+//
+//	build/peers/failover [--runs 50] [--only kill,pause,move,drain] [--peer etcd] [--record]
+//	build/peers/failover --isolated-follower 60 [--peer etcd]    (root, nftables)
+//	build/peers/failover --elections 600 [--peer etcd]
+//
+// The application has one official client (clientv3) that knows all three members, and WORKERS
+// requests in flight: each puts, gives an attempt ATTEMPT, and tries again at once when it failed.
+// The gap is the longest time without any success, from the last one before to the first one after;
+// the slowest request is from its first attempt to its success. Systems take turns, run by run, so
+// that a slow minute hits both. Election timeout and heartbeat are the defaults of both systems: 1 s
+// and 100 ms.
+//
+//	kill    SIGKILL of the leader's process
+//	pause   SIGSTOP of it
+//	move    MoveLeader to another member, as an operator asks for it
+//	drain   SIGTERM of the leader's process
+//
+// --isolated-follower cuts one follower off for so many seconds: neither term nor leader may change.
+// --elections writes as fast as the machine can for so many seconds: no term may change.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"raft/tests/harness"
+)
+
+const (
+	workers    = 16
+	attempt    = time.Second
+	readyLimit = 2 * time.Minute
+)
+
+// system is what is measured, with the cluster of its turns.
+type system struct {
+	name    string
+	bin     string
+	flags   []string
+	cluster *harness.Cluster
+}
+
+func (s *system) start() error {
+	dir, err := harness.WorkDir("bench", "failover-"+s.name+"-")
+	if err != nil {
+		return err
+	}
+	if s.cluster, err = harness.NewCluster(s.bin, dir, 3, s.flags...); err != nil {
+		return err
+	}
+	return s.cluster.Start(readyLimit)
+}
+
+func (s *system) close() {
+	if s.cluster != nil {
+		s.cluster.Close()
+		os.RemoveAll(s.cluster.Dir)
+	}
+}
+
+func systems(peer string) ([]*system, error) {
+	raftd, err := harness.Raftd()
+	if err != nil {
+		return nil, err
+	}
+	flags := []string{"--log-level", "error", "--quota-backend-bytes", fmt.Sprint(8 << 30)}
+	all := []*system{{name: "raftd", bin: raftd, flags: flags}}
+	switch peer {
+	case "":
+		return all, nil
+	case "etcd":
+		bin, err := harness.Program("PEER", "build/peers/etcd")
+		return append(all, &system{name: "etcd", bin: bin, flags: flags}), err
+	}
+	return nil, fmt.Errorf("no peer %q, there is etcd", peer)
+}
+
+func run() error {
+	runs := flag.Int("runs", 50, "of each event and system")
+	only := flag.String("only", strings.Join(eventNames(), ","), "events")
+	peer := flag.String("peer", "", "also measure: etcd")
+	record := flag.Bool("record", false, "append the table to bench/RESULTS.md")
+	isolated := flag.Int("isolated-follower", 0, "seconds that a follower is cut off")
+	elections := flag.Int("elections", 0, "seconds at saturation")
+	flag.Parse()
+	chosen, err := systems(*peer)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, s := range chosen {
+			s.close()
+		}
+	}()
+	switch {
+	case *isolated > 0:
+		return isolate(chosen, time.Duration(*isolated)*time.Second)
+	case *elections > 0:
+		return saturate(chosen, time.Duration(*elections)*time.Second)
+	}
+	names := strings.Split(*only, ",")
+	for _, name := range names {
+		if !slices.Contains(eventNames(), name) {
+			return fmt.Errorf("no event %q, there are %s", name, strings.Join(eventNames(), ", "))
+		}
+	}
+	table, err := failovers(chosen, names, *runs)
+	if err != nil {
+		return err
+	}
+	fmt.Print(table)
+	if *record {
+		return appendResults(table)
+	}
+	return nil
+}
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "failover:", err)
+		os.Exit(1)
+	}
+}
