@@ -411,6 +411,8 @@ int manifest_create(struct manifest *manifest, const char *dir, uint64_t number,
     if (status == 0)
         status = await_sync(manifest->file);
     if (status == 0)
+        status = await_sync_directory(dir); /* before CURRENT can name it */
+    if (status == 0)
         status = manifest_write_current(dir, number);
     manifest_record_deinit(&record);
     if (status < 0 && manifest->file.fd >= 0)
