@@ -241,6 +241,14 @@ void raft_campaign_if_able(struct raft *raft, enum raft_campaign_kind kind)
         campaign_real(raft, kind == RAFT_CAMPAIGN_TRANSFER);
 }
 
+/* Changes that held up its start are applied, and left it alone: it waits for nobody. */
+void raft_lone_voter_hurries(struct raft *raft)
+{
+    if (raft->options.single_voter_starts && raft->role == RAFT_ROLE_FOLLOWER &&
+        raft->leader == 0 && raft_is_sole_voter(raft) && !raft_log_has_unapplied_config(&raft->log))
+        raft->election_draw_ns = 0;
+}
+
 void raft_campaign(struct raft *raft)
 {
     if (raft->role == RAFT_ROLE_LEADER || !raft_has_room(raft))

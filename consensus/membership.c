@@ -58,6 +58,45 @@ void raft_switch_config(struct raft *raft, const struct raft_config *config, uin
     raft->config_index = index;
 }
 
+/*
+ * What a log tells at a start about the changes in it that the state machine does not contain. The
+ * stored commit index may lag behind both.
+ *
+ * A change is proposed only when the one before it is applied at its leader. So every change in a
+ * log but the newest is committed.
+ *
+ * Nobody but a lone voter can be elected, or commit anything, before the first change that follows
+ * its configuration: its own disk is the quorum. So that change, if it is here, is committed too.
+ *
+ * A committed change that is not applied stops campaigns (election.c): no node ever asks for votes
+ * in a configuration that is two behind, and none takes itself for a lone voter that no longer is.
+ */
+void raft_recover_config(struct raft *raft)
+{
+    struct raft_log *log = &raft->log;
+    uint64_t first = 0, before = 0, newest = 0;
+    for (uint64_t index = log->applied_index + 1; index <= log->last_index; index++) {
+        struct entry entry;
+        if (raft_log_lookup(log, index, &entry) != 0) {
+            newest = log->last_index; /* unknown: a scan may find out later */
+            break;
+        }
+        if (entry.type != ENTRY_CONFIG_CHANGE)
+            continue;
+        first = first == 0 ? index : first;
+        before = newest;
+        newest = index;
+    }
+    log->config_index = newest;
+    sometimes(before > log->committed_index, "raft: a later change proves an earlier one");
+    if (!raft->options.skip_config_validation)
+        raft_log_commit_to(log, before);
+    if (raft_is_sole_voter(raft)) {
+        sometimes(first > log->committed_index, "raft: a lone voter starts before a change");
+        raft_log_commit_to(log, first);
+    }
+}
+
 /* May this configuration change be appended now? (facts of joint consensus: one at a time) */
 int raft_config_gate(struct raft *raft, const struct entry *entry)
 {

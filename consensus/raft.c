@@ -124,13 +124,13 @@ int raft_init(struct raft *raft, const struct raft_options *options,
     log->issued_index = log->durable_index = start->last_index;
     log->applied_index = log->applying_index = start->applied_index;
     log->committed_index = u64_max(start->hard_state.commit, start->applied_index);
-    log->config_index = start->last_index; /* unknown: a scan finds out */
 
     raft->term = start->hard_state.term;
     raft->vote = planted_bug(vote_forgotten) ? 0 : start->hard_state.vote;
     raft->hard_state_issued = start->hard_state;
     raft->issued_term = raft->term;
     raft_switch_config(raft, &start->config, start->applied_index);
+    raft_recover_config(raft);
     raft_become_follower(raft, raft->term, 0);
     if (options->read_mode == RAFT_READ_LEASE) /* it may have promised to wait before it stopped */
         raft->vote_hold_until_ns = now_ns + options->election_timeout_ns;

@@ -35,6 +35,7 @@ void raft_become_follower(struct raft *raft, uint64_t term, uint64_t leader);
 void raft_campaign_if_able(struct raft *raft, enum raft_campaign_kind kind);
 void raft_handle_vote_request(struct raft *raft, const struct raft_message *message);
 void raft_handle_vote_response(struct raft *raft, const struct raft_message *message);
+void raft_lone_voter_hurries(struct raft *raft);
 void raft_count_own_vote(struct raft *raft);
 void raft_commit_by_vote(struct raft *raft, const struct raft_message *message);
 bool raft_in_lease(const struct raft *raft);
@@ -62,6 +63,7 @@ void raft_handle_snapshot(struct raft *raft, const struct raft_message *message)
 
 /* membership.c */
 void raft_switch_config(struct raft *raft, const struct raft_config *config, uint64_t index);
+void raft_recover_config(struct raft *raft); /* once, at the start */
 must_check int raft_config_gate(struct raft *raft, const struct entry *entry);
 void raft_maybe_auto_leave(struct raft *raft);
 

@@ -150,6 +150,7 @@ void raft_applied(struct raft *raft, uint64_t index)
         raft->applying_bytes -= u64_min(bytes, raft->applying_bytes);
     }
     raft_log_applied_to(log, index);
+    raft_lone_voter_hurries(raft);
     raft_log_release_to(log, raft_release_point(raft));
     raft_maybe_auto_leave(raft);
     raft_transfer_resume(raft);

@@ -229,10 +229,13 @@ static int start_consensus(struct node *node, struct core *core,
 static void wait_until_serving(struct node *node, struct core *core)
 {
     const struct raft *raft = &node->raft->raft;
-    bool alone = raft->config.voters.count == 1 &&
-                 raft_id_set_has(&raft->config.voters, node->identity.member_id);
     uint64_t give_up_ns = core_now_ns(core) + START_WAIT_NS_MAX;
-    while (!atomic_load(&node->stop_requested) && (alone || core_now_ns(core) < give_up_ns)) {
+    while (!atomic_load(&node->stop_requested)) {
+        /* As of now: the log may hold changes that are not applied yet. */
+        bool alone = raft->config.voters.count == 1 &&
+                     raft_id_set_has(&raft->config.voters, node->identity.member_id);
+        if (!alone && core_now_ns(core) >= give_up_ns)
+            return;
         bool ready = raft->leader != 0 && apply_index(node->raft->apply) >= raft->term_start_index;
         if (ready && member_publish(node) == 0)
             return;

@@ -374,3 +374,88 @@ Test(raft_membership, pitfall_24_a_node_that_must_wait_respects_nobody)
     cr_expect_eq(node->raft.vote, 3);
     cluster_deinit(&cluster);
 }
+
+/* ---- a start before what the log tells was applied ---- */
+
+enum { NO_CHANGE, ADD, LEARN, REMOVE };
+
+/* What the log of a node holds above applied index 0, and what its start makes of that. */
+static const struct {
+    const char *why;
+    uint32_t voters;    /* {1, .., n} as of index 0 */
+    uint8_t changes[6]; /* entry i + 1 */
+    uint32_t last;
+    uint64_t stored_commit, want_commit;
+} starts[] = {
+    {"no change: nothing is known", 3, {NO_CHANGE, NO_CHANGE}, 2, 1, 1},
+    {"one change may be uncommitted", 3, {NO_CHANGE, ADD, NO_CHANGE}, 3, 0, 0},
+    {"a second one proves the first", 3, {NO_CHANGE, ADD, NO_CHANGE, LEARN}, 4, 0, 2},
+    {"a third one the second", 3, {ADD, NO_CHANGE, LEARN, NO_CHANGE, REMOVE, NO_CHANGE}, 6, 0, 3},
+    {"what is stored counts too", 3, {ADD, LEARN, NO_CHANGE, NO_CHANGE}, 4, 3, 3},
+    {"a lone voter's log to its end, but nothing hurries", 1, {NO_CHANGE, NO_CHANGE}, 2, 0, 0},
+    {"a lone voter's log to the first change", 1, {NO_CHANGE, ADD, NO_CHANGE}, 3, 0, 2},
+    {"not further: another may lead there", 1, {ADD, NO_CHANGE, NO_CHANGE}, 3, 0, 1},
+    {"and again by the second", 1, {ADD, NO_CHANGE, ADD}, 3, 0, 1},
+};
+
+static void disk_change(struct node *node, uint64_t index, uint8_t change)
+{
+    static const enum raft_change_kind kinds[] = {0, RAFT_CHANGE_ADD_VOTER, RAFT_CHANGE_ADD_LEARNER,
+                                                  RAFT_CHANGE_REMOVE};
+    uint8_t bytes[64];
+    if (change == NO_CHANGE)
+        return;
+    struct raft_config_change made = change_one(kinds[change], change == REMOVE ? 3 : 10 + index);
+    size_t size = raft_config_change_bytes(&made);
+    raft_config_change_encode(&made, bytes);
+    node->disk.entries[index].type = ENTRY_CONFIG_CHANGE;
+    node->disk.entries[index].payload = cluster_copy(node->cluster, bytes, size);
+    node->disk.entries[index].payload_bytes = (uint32_t)size;
+}
+
+Test(raft_membership, pitfall_24_what_a_log_tells_about_its_changes_at_a_start)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(starts); i++) {
+        struct cluster cluster;
+        cluster_init(&cluster);
+        struct node *node = craft_node(&cluster, starts[i].voters, "", 0, 0);
+        node_crash(node, 0);
+        for (uint64_t index = 1; index <= starts[i].last; index++) {
+            node->disk.entries[index] = (struct entry){.index = index, .term = 1};
+            disk_change(node, index, starts[i].changes[index - 1]);
+        }
+        node->disk.last_index = starts[i].last;
+        node->disk.hard_state = (struct hard_state){.term = 1, .commit = starts[i].stored_commit};
+        cr_assert_eq(node_restart(node), 0);
+        const struct raft_log *log = &node->raft.log;
+        cr_expect_eq(log->committed_index, starts[i].want_commit, "%s: %lu", starts[i].why,
+                     (unsigned long)log->committed_index);
+        bool waits = starts[i].want_commit > 0 && log->config_index > 0;
+        raft_campaign(&node->raft);
+        cr_expect_eq(node->raft.role == RAFT_ROLE_FOLLOWER, waits, "%s", starts[i].why);
+        cluster_deinit(&cluster);
+    }
+}
+
+/* A lone voter that must first apply a change which leaves it alone leads without waiting. */
+Test(raft_membership, a_lone_voter_that_applied_a_change_hurries)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = craft_node(&cluster, 1, "", 0, 0);
+    node_crash(node, 0);
+    node->options.single_voter_starts = true;
+    node->disk.entries[1] = (struct entry){.index = 1, .term = 1};
+    disk_change(node, 1, LEARN);
+    node->disk.last_index = 1;
+    node->disk.hard_state = (struct hard_state){.term = 1};
+    cr_assert_eq(node_restart(node), 0);
+    node_tick(node, 1);
+    cr_expect_eq(node->raft.role, RAFT_ROLE_FOLLOWER, "the change is not applied");
+    run_alone(node);
+    cr_expect_eq(node->raft.config.learners.count, 1);
+    node_tick(node, 1);
+    run_alone(node);
+    cr_expect_eq(node->raft.role, RAFT_ROLE_LEADER);
+    cluster_deinit(&cluster);
+}
