@@ -5,31 +5,28 @@
 #include "core/invariant.h"
 
 /* docs/formats/peer-frame.md. A message: kind u8, flags u8, zero u16, entry count u32, eight
- * numbers u64; then the entries' heads, or a snapshot: index u64, term u64, configuration. */
-#define AT_KIND              0
-#define AT_FLAGS             1
-#define AT_COUNT             4
-#define AT_NUMBERS           8
-#define NUMBERS              8
-#define MESSAGE_BYTES        (AT_NUMBERS + 8 * NUMBERS)
-#define HEAD_BYTES           24 /* term u64, payload bytes u32, checksum u32, type u32, zero u32 */
-#define SNAPSHOT_FIXED_BYTES 16
+ * numbers u64; then the entries' heads. */
+#define AT_KIND       0
+#define AT_FLAGS      1
+#define AT_COUNT      4
+#define AT_NUMBERS    8
+#define NUMBERS       8
+#define MESSAGE_BYTES (AT_NUMBERS + 8 * NUMBERS)
+#define HEAD_BYTES    24 /* term u64, payload bytes u32, checksum u32, type u32, zero u32 */
 
 enum { FLAG_REJECT = 1, FLAG_TRANSFER = 2 };
 
-static bool kind_is_known(uint32_t kind)
+/* A snapshot's own connection and frames tell of it (server/snapshot_send.h): as a message between
+ * the others it would replace a log whose tables nobody sent. */
+static bool kind_travels(uint32_t kind)
 {
-    return kind >= RAFT_MESSAGE_APPEND && kind <= RAFT_MESSAGE_READ_INDEX_RESPONSE;
+    return kind >= RAFT_MESSAGE_APPEND && kind <= RAFT_MESSAGE_READ_INDEX_RESPONSE &&
+           kind != RAFT_MESSAGE_SNAPSHOT;
 }
 
 uint32_t peer_codec_message_bytes(const struct raft_message *message)
 {
-    uint8_t config[RAFT_CONFIG_BYTES_MAX];
-    uint32_t bytes = MESSAGE_BYTES + HEAD_BYTES * message->entry_count;
-    if (message->kind == RAFT_MESSAGE_SNAPSHOT)
-        bytes +=
-            SNAPSHOT_FIXED_BYTES + (uint32_t)raft_config_encode(&message->snapshot->config, config);
-    return bytes;
+    return MESSAGE_BYTES + HEAD_BYTES * message->entry_count;
 }
 
 static uint8_t *encode_head(uint8_t *at, const struct entry *entry)
@@ -60,6 +57,7 @@ uint8_t *peer_codec_encode_message(uint8_t *meta, const struct raft_message *mes
     const uint64_t numbers[NUMBERS] = {message->term,    message->index,       message->log_term,
                                        message->commit,  message->commit_term, message->hint_index,
                                        message->context, message->sent_ns};
+    invariant(kind_travels(message->kind));
     memset(meta, 0, MESSAGE_BYTES);
     meta[AT_KIND] = (uint8_t)message->kind;
     meta[AT_FLAGS] =
@@ -70,15 +68,6 @@ uint8_t *peer_codec_encode_message(uint8_t *meta, const struct raft_message *mes
     uint8_t *at = meta + MESSAGE_BYTES;
     for (uint32_t i = 0; i < message->entry_count; i++)
         at = encode_head(at, entries[i]);
-    if (message->kind == RAFT_MESSAGE_SNAPSHOT) {
-        le64_store(at, message->snapshot->index);
-        le64_store(at + 8, message->snapshot->term);
-        at += SNAPSHOT_FIXED_BYTES;
-        uint8_t config[RAFT_CONFIG_BYTES_MAX];
-        size_t config_bytes = raft_config_encode(&message->snapshot->config, config);
-        memcpy(at, config, config_bytes);
-        at += config_bytes;
-    }
     return at;
 }
 
@@ -104,22 +93,12 @@ static int decode_entries(const struct peer_input *input, const uint8_t *at, str
     return used == input->header.payload_bytes ? 0 : ERR_MALFORMED;
 }
 
-static int decode_snapshot(const uint8_t *at, size_t bytes, struct raft_snapshot *snapshot)
-{
-    if (bytes < SNAPSHOT_FIXED_BYTES)
-        return ERR_MALFORMED;
-    snapshot->index = le64_load(at);
-    snapshot->term = le64_load(at + 8);
-    return raft_config_decode(bytes_make(at + SNAPSHOT_FIXED_BYTES, bytes - SNAPSHOT_FIXED_BYTES),
-                              &snapshot->config);
-}
-
 int peer_codec_decode_message(const struct peer_input *input, struct raft_message *message,
-                              struct entry *entries, struct raft_snapshot *snapshot)
+                              struct entry *entries)
 {
     const uint8_t *meta = input->meta;
     size_t meta_bytes = input->header.meta_bytes;
-    if (meta_bytes < MESSAGE_BYTES || !kind_is_known(meta[AT_KIND]) ||
+    if (meta_bytes < MESSAGE_BYTES || !kind_travels(meta[AT_KIND]) ||
         (meta[AT_FLAGS] & ~(FLAG_REJECT | FLAG_TRANSFER)) != 0 || le16_load(meta + 2) != 0)
         return ERR_MALFORMED;
     uint64_t numbers[NUMBERS];
@@ -141,11 +120,6 @@ int peer_codec_decode_message(const struct peer_input *input, struct raft_messag
                                      .entry_count = le32_load(meta + AT_COUNT)};
     const uint8_t *rest = meta + MESSAGE_BYTES;
     size_t rest_bytes = meta_bytes - MESSAGE_BYTES;
-    if (message->kind == RAFT_MESSAGE_SNAPSHOT) {
-        message->snapshot = snapshot;
-        return message->entry_count != 0 ? ERR_MALFORMED
-                                         : decode_snapshot(rest, rest_bytes, snapshot);
-    }
     if (message->entry_count > PEER_ENTRIES_MAX ||
         rest_bytes != HEAD_BYTES * message->entry_count ||
         (message->entry_count > 0 && message->kind != RAFT_MESSAGE_APPEND) ||

@@ -26,16 +26,15 @@ enum peer_message_kind {
     PEER_MESSAGE_SNAPSHOT_STATUS,
 };
 
-/* Bytes of meta for a message with its entries (or snapshot). */
+/* Bytes of meta for a message with its entries; any kind but SNAPSHOT. */
 uint32_t peer_codec_message_bytes(const struct raft_message *message);
 /* `entries`: message->entry_count of them, for an APPEND. Returns behind meta, for the payloads. */
 uint8_t *peer_codec_encode_message(uint8_t *meta, const struct raft_message *message,
                                    const struct entry *const *entries);
 
-/* `entries` has room for PEER_ENTRIES_MAX, `snapshot` for one; `tag` goes into each entry. */
+/* `entries` has room for PEER_ENTRIES_MAX. */
 must_check int peer_codec_decode_message(const struct peer_input *input,
-                                         struct raft_message *message, struct entry *entries,
-                                         struct raft_snapshot *snapshot);
+                                         struct raft_message *message, struct entry *entries);
 
 /* Requests to forward: type, size and checksum of each. */
 uint32_t peer_codec_forward_bytes(uint32_t count);

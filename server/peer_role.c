@@ -25,9 +25,7 @@
 
 static enum peer_lane lane_of(const struct raft_message *message)
 {
-    return message->kind == RAFT_MESSAGE_APPEND || message->kind == RAFT_MESSAGE_SNAPSHOT
-               ? PEER_LANE_BULK
-               : PEER_LANE_CONTROL;
+    return message->kind == RAFT_MESSAGE_APPEND ? PEER_LANE_BULK : PEER_LANE_CONTROL;
 }
 
 bool peer_role_send_entries(struct peer_role *role, const struct raft_message *message,
@@ -147,7 +145,7 @@ static int step(struct peer_role *role, const struct raft_message *message)
 static int on_raft(struct peer_role *role, const struct peer_input *input)
 {
     struct raft_message message;
-    int error = peer_codec_decode_message(input, &message, role->entries, &role->snapshot);
+    int error = peer_codec_decode_message(input, &message, role->entries);
     if (error < 0) {
         role->counters.malformed++;
         return error;

@@ -50,7 +50,6 @@ struct peer_role {
     /* Of the message being handled or sent. */
     struct entry *entries;
     const struct entry **entry_pointers;
-    struct raft_snapshot snapshot;
 
     struct {
         uint64_t stepped, dropped_full, malformed, unknown_member;

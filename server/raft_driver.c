@@ -406,6 +406,8 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     driver_options(node, core, &options);
     driver->node = node;
     driver->core = core;
+    /* An answer to an earlier life of this member is none to a question of this one. */
+    driver->read_id = node->identity.incarnation << REQUEST_SEQUENCE_START_BITS;
     pending_init(&driver->pending, core);
     histogram_init(&driver->commit_ns);
     driver->reads = calloc(RAFT_DRIVER_READS_MAX, sizeof(*driver->reads));

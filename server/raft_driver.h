@@ -52,7 +52,7 @@ struct raft_driver {
     /* Reads: ring [reads_first, reads_first + reads_count), ids ascending. */
     struct read_wait *reads;
     uint32_t reads_first, reads_count;
-    uint64_t read_id;           /* of the newest question */
+    uint64_t read_id;           /* of the newest question; above those of earlier starts */
     uint64_t reads_local_after; /* applied up to here, reads may be local; UINT64_MAX: never */
     bool read_wanted;           /* waits of this turn need a new question */
     uint64_t read_asked_ns;     /* when the newest question was put */
