@@ -69,11 +69,11 @@ void apply_extend(struct apply *apply, uint64_t index)
 
 /* ---- executing ------------------------------------------------------------------------------ */
 
-/* The answer to a request whose bytes are in the log but do not decode: it was validated before it
- * was proposed, so every member refuses it alike. */
+/* Or the error is the request's own, and every member refuses it alike: bytes that do not decode,
+ * a change that is not possible any more. */
 static bool storage_failed(int error)
 {
-    return error < 0 && error != ERR_LIMIT && err_action(error) != ERR_ACTION_CLIENT;
+    return error < 0 && error != ERR_CONFIG && err_action(error) != ERR_ACTION_CLIENT;
 }
 
 static int execute_put(struct apply *apply, const struct mvcc_put_request *request,
@@ -173,6 +173,29 @@ static int execute_config(struct apply *apply, const struct apply_step *step)
     return error;
 }
 
+static void proposal_done(struct apply *apply, struct proposal *proposal, int error)
+{
+    proposal->error = error;
+    apply->done[apply->done_count++] = proposal;
+}
+
+/* Whoever is no member at this place of the log has no say: what was executed of a removed member's
+ * requests is forgotten (once_forget()), so a second copy of one would be executed again. The
+ * member that was removed finds its own requests behind its removal. */
+static bool origin_counts(struct apply *apply, const struct request *request)
+{
+    struct node *node = apply->node;
+    if (member_find(&node->membership.set, request->origin) != NULL)
+        return true;
+    if (request->origin == node->identity.member_id) {
+        struct proposal *proposal =
+            pending_match(&apply->raft->pending, request->stream, request->sequence);
+        if (proposal != NULL)
+            proposal_done(apply, proposal, ERR_STOPPED);
+    }
+    return false;
+}
+
 static void step_execute(struct apply *apply, const struct apply_step *step)
 {
     union proposal_result unwanted;
@@ -180,6 +203,8 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
     struct proposal *proposal = NULL;
     probe2(raft_execute, step->entry.index, &step->entry);
     if (step->has_request) {
+        if (!origin_counts(apply, &step->request))
+            return;
         if (!once_admit(&node->once, &step->request))
             return; /* sent twice, executed once */
         if (step->request.origin == node->identity.member_id)
@@ -195,10 +220,8 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
     if (storage_failed(error))
         fatal("apply of entry %llu stopped: %s; the state machine cannot skip it",
               (unsigned long long)step->entry.index, err_text(error));
-    if (proposal != NULL) {
-        proposal->error = error;
-        apply->done[apply->done_count++] = proposal;
-    }
+    if (proposal != NULL)
+        proposal_done(apply, proposal, error);
     arena_reset(&apply->scratch);
 }
 

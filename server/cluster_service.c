@@ -59,9 +59,23 @@ static struct census census_take(const struct node *node, uint64_t without)
     return census;
 }
 
-/* etcd's strict-reconfig-check: a change must leave a quorum of members that work. */
+/* The operator's rule, not the state machine's: members may be told different limits. */
+static int check_learners(const struct node *node, const struct cluster_job *job)
+{
+    const struct member_set *set = &node->membership.set;
+    uint64_t learners = 0;
+    if (job->kind != REQUEST_MEMBER_ADD || !job->member.learner)
+        return 0;
+    for (uint32_t i = 0; i < set->count; i++)
+        learners += set->members[i].learner;
+    return learners >= node->config->max_learners ? ERR_TOO_MANY_LEARNERS : 0;
+}
+
+/* --strict-reconfig-check: a change must leave a quorum of members that work. */
 static int check_quorum(const struct node *node, const struct cluster_job *job)
 {
+    if (!node->config->strict_reconfig_check)
+        return 0;
     const struct member *known = member_find(&node->membership.set, job->member.id);
     struct census census;
     switch (job->kind) {
@@ -108,6 +122,8 @@ static void change_on_raft(void *argument)
     struct cluster_job *job = argument;
     struct node *node = job->node;
     job->error = membership_check(&node->membership, job->kind, &job->member);
+    if (job->error == 0)
+        job->error = check_learners(node, job);
     if (job->error == 0)
         job->error = check_quorum(node, job);
     if (job->error == 0)

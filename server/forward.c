@@ -116,27 +116,39 @@ static bool learner_is_ready(const struct raft *raft, const struct request *requ
            (learner->recent_active && learner->match_index * 10 >= raft->log.last_index * 9);
 }
 
+/* Only when all that this leader found in its log, and its own first entry, is applied can it know
+ * whether a copy of the change happened already, or might yet. */
+static bool leader_knows(const struct raft *raft)
+{
+    return raft->log.applied_index >= u64_max(raft->pending_config_index, raft->term_start_index);
+}
+
+/* ERR_DROPPED, ERR_FULL, ERR_TOO_MANY_REQUESTS: later. ERR_CANCELED: it happened already. */
 static int change_propose(struct raft_driver *driver, struct change *change)
 {
     struct raft_config_change decoded;
     struct request request;
     uint64_t index;
-    if (membership_decode_change(&change->entry, &decoded, &request) == 0 &&
-        request.kind == REQUEST_MEMBER_PROMOTE && !learner_is_ready(&driver->raft, &request))
+    if (!leader_knows(&driver->raft))
+        return ERR_DROPPED;
+    int error = membership_decode_change(&change->entry, &decoded, &request);
+    if (error < 0)
+        return error;
+    if (!once_is_new(&driver->node->once, &request))
+        return ERR_CANCELED;
+    if (request.kind == REQUEST_MEMBER_PROMOTE && !learner_is_ready(&driver->raft, &request))
         return ERR_LEARNER_NOT_READY;
     return raft_propose(&driver->raft, &change->entry, 1, &index);
 }
 
-/* It surely is not in the log: who asked may say so. */
+/* This copy of it surely is not in the log: who asked is told. */
 static void change_refuse(struct raft_driver *driver, const struct change *change, int error)
 {
     struct raft_config_change decoded;
     struct request request;
     if (change->proposal != NULL) {
-        struct proposal *failed =
-            pending_match(&driver->pending, change->proposal->stream, change->proposal->sequence);
-        invariant(failed == change->proposal);
-        pending_finish(&driver->pending, failed, error);
+        pending_refuse(&driver->pending, change->proposal->stream, change->proposal->sequence, 0,
+                       error);
         return;
     }
     if (membership_decode_change(&change->entry, &decoded, &request) < 0)
@@ -167,6 +179,8 @@ static void changes_propose(struct forward *forward)
         bool waits = error == ERR_DROPPED || error == ERR_FULL || error == ERR_TOO_MANY_REQUESTS;
         if (waits && core_now_ns(driver->core) < change->give_up_ns) {
             i++;
+        } else if (error == ERR_CANCELED) {
+            change_drop(forward, i); /* who asked meets it in the log */
         } else if (error < 0) {
             change_refuse(driver, change, waits ? ERR_TIMEOUT : error);
             change_drop(forward, i);
@@ -266,7 +280,8 @@ static bool entry_is_from(const struct entry *entry, uint64_t from)
     int error = entry->type == ENTRY_NORMAL
                     ? request_decode(&request, bytes_make(entry->payload, entry->payload_bytes))
                     : membership_decode_change(entry, &change, &request);
-    return error == 0 && request.origin == from;
+    return error == 0 && request.origin == from &&
+           (request.stream < CONFIG_CORES_MAX || request.stream == REQUEST_STREAM_MEMBERS);
 }
 
 int forward_received(struct forward *forward, const struct peer_input *input)
@@ -327,6 +342,7 @@ static bool send_frame(struct raft_driver *driver, uint64_t to)
         payload += proposal->payload_bytes;
         pending_pop(pending, proposal);
         proposal->forwarded = true;
+        proposal->copies++;
     }
     pending->forwarded_bytes += bytes;
     peers_send_end(driver->node->peers->peers, &frame);
@@ -342,9 +358,7 @@ int forward_refused(struct forward *forward, const struct peer_input *input)
         return error < 0 ? error : ERR_MALFORMED;
     if (input->header.from != driver->raft.leader)
         return 0; /* an earlier leader's word */
-    struct proposal *proposal = pending_match(&driver->pending, refuse.stream, refuse.sequence);
-    if (proposal != NULL)
-        pending_finish(&driver->pending, proposal, refuse.error);
+    pending_refuse(&driver->pending, refuse.stream, refuse.sequence, 1, refuse.error);
     return 0;
 }
 

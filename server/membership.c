@@ -168,26 +168,16 @@ int membership_store_first(struct membership *membership, struct mvcc *mvcc)
 
 /* ---- rules ---------------------------------------------------------------------------------- */
 
-static uint32_t learner_count(const struct membership *membership)
-{
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < membership->set.count; i++)
-        count += membership->set.members[i].learner;
-    return count;
-}
-
 static int check_add(const struct membership *membership, const struct member *member)
 {
     if (membership_is_removed(membership, member->id))
-        return ERR_MEMBER_REMOVED;
+        return ERR_MEMBER_NOT_FOUND; /* as etcd; it is gone for good */
     if (member_find(&membership->set, member->id) != NULL)
         return ERR_MEMBER_EXISTS;
     if (member->peer.count == 0)
         return ERR_MEMBER_BAD_URLS;
     if (member_find_any_url(&membership->set, &member->peer) != NULL)
         return ERR_PEER_URL_EXISTS;
-    if (member->learner && learner_count(membership) >= MEMBERSHIP_LEARNERS_MAX)
-        return ERR_TOO_MANY_LEARNERS;
     return membership->set.count == MEMBERS_MAX ? ERR_LIMIT : 0;
 }
 
@@ -275,9 +265,11 @@ int membership_apply_config(struct membership *membership, struct mvcc *mvcc, st
     if (entry->payload_bytes == 0) { /* a joint phase ends; the members are who they were */
         change = (struct raft_config_change){.transition = RAFT_TRANSITION_AUTO};
         int ended = raft_apply_config(raft, entry->index, &change);
+        if (ended < 0)
+            return ended;
         membership->config = raft->config;
         membership->config_index = entry->index;
-        return ended < 0 ? ended : quorum_store(membership, mvcc);
+        return quorum_store(membership, mvcc);
     }
     int error = membership_decode_change(entry, &change, &request);
     if (error == 0)

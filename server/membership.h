@@ -13,8 +13,10 @@
  *   M3  config is raft->config as of config_index.
  * Owner     The raft core; changed by the apply loop only.
  * Durable   In the meta table, in the batch of the entry that makes the change.
- * Errors    etcd's: ERR_MEMBER_EXISTS, ERR_PEER_URL_EXISTS, ERR_MEMBER_NOT_FOUND,
- *           ERR_NOT_A_LEARNER, ERR_TOO_MANY_LEARNERS, ERR_MEMBER_REMOVED.
+ * Errors    etcd's: ERR_MEMBER_EXISTS, ERR_PEER_URL_EXISTS, ERR_MEMBER_NOT_FOUND (also of an id
+ *           that was removed), ERR_NOT_A_LEARNER. All mean: refused, and nothing changed. So do
+ *           ERR_MALFORMED, ERR_LIMIT and ERR_CONFIG; others are the storage's.
+ * Limits    MEMBERS_MAX members; eight bytes for each that was ever removed.
  * Source    facts on the etcd v3 API, 9; docs/decisions/joint-consensus.md.
  */
 #ifndef SERVER_MEMBERSHIP_H
@@ -23,9 +25,6 @@
 #include "core/entry.h"
 #include "server/members.h"
 #include "storage/log/request.h"
-
-#define MEMBERSHIP_LEARNERS_MAX 1
-#define MEMBERSHIP_REMOVED_MAX  4096
 
 struct mvcc;
 struct raft;

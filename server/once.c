@@ -31,28 +31,34 @@ int once_load(struct once *once, struct mvcc *mvcc)
     return mvcc_meta_scan(mvcc, bytes_from_text(ONCE_PREFIX), once_loaded, once);
 }
 
-static struct once_stream *stream_find(struct once *once, const struct request *request)
+/* once->count: there is none. */
+static uint32_t stream_find(const struct once *once, const struct request *request)
 {
     for (uint32_t i = 0; i < once->count; i++) {
         uint32_t at = (once->last + i) % once->count;
-        struct once_stream *stream = &once->streams[at];
-        if (stream->origin == request->origin && stream->stream == request->stream) {
-            once->last = at;
-            return stream;
-        }
+        const struct once_stream *stream = &once->streams[at];
+        if (stream->origin == request->origin && stream->stream == request->stream)
+            return at;
     }
-    return NULL;
+    return once->count;
+}
+
+bool once_is_new(const struct once *once, const struct request *request)
+{
+    uint32_t at = stream_find(once, request);
+    return at == once->count || request->sequence > once->streams[at].sequence;
 }
 
 bool once_admit(struct once *once, const struct request *request)
 {
-    struct once_stream *stream = stream_find(once, request);
-    if (stream == NULL) {
-        if (once->count == ONCE_STREAMS_MAX)
-            return false; /* not reached: members times cores are fewer */
-        stream = &once->streams[once->count++];
+    uint32_t at = stream_find(once, request);
+    struct once_stream *stream = &once->streams[at];
+    if (at == once->count) {
+        invariant(once->count < ONCE_STREAMS_MAX);
+        once->count++;
         *stream = (struct once_stream){.origin = request->origin, .stream = request->stream};
     }
+    once->last = at;
     if (request->sequence <= stream->sequence)
         return false;
     stream->sequence = request->sequence;

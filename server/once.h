@@ -8,7 +8,8 @@
  *           and its origin may say so.
  * Owner     The apply loop.
  * Durable   In the meta table, once a batch for each stream that the batch had requests of.
- * Limits    ONCE_STREAMS_MAX streams; a removed member's are dropped.
+ * Limits    ONCE_STREAMS_MAX streams; members times cores are fewer. A removed member's are
+ *           dropped, and whoever is no member is never admitted (server/apply.c).
  */
 #ifndef SERVER_ONCE_H
 #define SERVER_ONCE_H
@@ -35,6 +36,9 @@ struct once {
 
 /* Fiber. */
 must_check int once_load(struct once *once, struct mvcc *mvcc);
+
+/* False: it was executed, or overtaken, by now. */
+bool once_is_new(const struct once *once, const struct request *request);
 
 /* True: execute it. False: it was executed, or overtaken. */
 must_check bool once_admit(struct once *once, const struct request *request);

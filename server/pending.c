@@ -91,6 +91,17 @@ struct proposal *pending_match(struct pending *pending, uint16_t stream, uint64_
     }
 }
 
+void pending_refuse(struct pending *pending, uint16_t stream, uint64_t sequence, uint32_t copies,
+                    int error)
+{
+    uint32_t slot = slot_of(stream);
+    struct proposal *oldest = pending->streams[slot].oldest;
+    if (oldest == NULL || oldest->sequence != sequence)
+        return;
+    unlink_oldest(pending, slot);
+    pending_finish(pending, oldest, oldest->copies > copies ? ERR_LEADER_FAILED : error);
+}
+
 void pending_requeue(struct pending *pending)
 {
     struct queue_link *link;

@@ -42,6 +42,12 @@ void pending_add(struct pending *pending, struct proposal *proposal);
  * overtaken and can never be executed: they fail. */
 struct proposal *pending_match(struct pending *pending, uint16_t stream, uint64_t sequence);
 
+/* The leader, which knows of `copies` copies, will not put the oldest request of the stream into
+ * the log; nothing happens if that is another one by now. If more copies were sent, to earlier
+ * leaders, one may be in a log all the same: then the error says that nobody knows. */
+void pending_refuse(struct pending *pending, uint16_t stream, uint64_t sequence, uint32_t copies,
+                    int error);
+
 /* It has its result, or an error: home. */
 void pending_finish(struct pending *pending, struct proposal *proposal, int error);
 

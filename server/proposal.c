@@ -19,6 +19,7 @@ static struct proposal *create(uint32_t home_core, uint32_t payload_bytes)
     proposal->entry_type = ENTRY_NORMAL;
     proposal->queued = proposal->forwarded = false;
     proposal->in_log = proposal->finished = false;
+    proposal->copies = 0;
     proposal->error = 0;
     atomic_init(&proposal->holders, 1);
     arena_init(&proposal->arena, PROPOSAL_RESULT_BYTES_MAX);
@@ -88,6 +89,7 @@ void proposal_enter_log(struct proposal *proposal)
 {
     invariant(!proposal->in_log);
     proposal->in_log = true;
+    proposal->copies++;
     atomic_fetch_add_explicit(&proposal->holders, 1, memory_order_relaxed);
 }
 

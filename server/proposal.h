@@ -57,6 +57,7 @@ struct proposal {
     bool forwarded;           /* sent to the leader of this term */
     bool in_log;              /* consensus holds the payload */
     bool finished;            /* result or error is set */
+    uint32_t copies;          /* that were sent to a leader or entered our own log */
     _Atomic uint32_t holders; /* home, and the log while in_log */
 
     /* result, set by the apply loop */

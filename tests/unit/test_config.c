@@ -26,6 +26,8 @@ Test(config, defaults_are_etcds)
     cr_expect_str_eq(config.advertise_client.url[0].text, "http://localhost:2379");
     cr_expect_eq(config.max_request_bytes, 1572864);
     cr_expect_eq(config.keepalive_interval_ns, 7200 * NS_PER_S);
+    cr_expect(config.strict_reconfig_check);
+    cr_expect_eq(config.max_learners, 1);
 }
 
 Test(config, forms_of_a_flag)

@@ -1,0 +1,204 @@
+/* server/apply.h: what of the log is executed, and by whom it was asked for. */
+#include "tests/unit/fake_lsm.c"
+#include "tests/unit/log_world.h"
+
+#include "core/core.h"
+#include "core/mesh.h"
+#include "server/apply.h"
+#include "server/node_private.h"
+#include "server/raft_driver.h"
+
+static struct log_world *world;
+static struct node *node;
+static struct raft_driver *driver;
+static struct apply *apply;
+static struct core *core;
+static struct mesh *mesh;
+static int home_error[8];
+static uint32_t home_count;
+
+/* ---- in place of the driver and the log core ------------------------------------------------ */
+
+void raft_driver_applied(struct raft_driver *raft_driver, uint64_t index)
+{
+    raft_applied(&raft_driver->raft, index);
+}
+
+int64_t log_role_read(struct node *of, uint64_t first, uint64_t last, uint64_t bytes_max,
+                      struct log_copy *copy)
+{
+    (void)of;
+    (void)bytes_max;
+    *copy = (struct log_copy){.entries = malloc((last - first + 1) * sizeof(struct entry)),
+                              .entry_count = (uint32_t)(last - first + 1)};
+    memcpy(copy->entries, &world->entries[first], copy->entry_count * sizeof(struct entry));
+    return copy->entry_count;
+}
+
+void log_copy_destroy(struct log_copy *copy)
+{
+    free(copy->entries);
+    *copy = (struct log_copy){0};
+}
+
+static void come_home(struct proposal *proposal)
+{
+    home_error[home_count++] = proposal->error;
+    proposal_destroy(proposal);
+}
+
+/* ---- one run over the log ------------------------------------------------------------------- */
+
+static void begin(uint32_t voters)
+{
+    struct core_options options = {.reactor = {.core_count = 1,
+                                               .files_max = 16,
+                                               .buffer_bytes = 64 * KIB,
+                                               .recv_buffer_bytes = 4096,
+                                               .recv_buffer_count = 4},
+                                   .fibers_max = 4};
+    char reason[256] = "";
+    cr_assert_eq(mesh_create(1, 16, &mesh), 0);
+    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
+    core_set_current(core);
+    node = aligned_alloc(CACHE_LINE_BYTES, u64_round_up(sizeof(*node), CACHE_LINE_BYTES));
+    memset(node, 0, sizeof(*node));
+    driver = calloc(1, sizeof(*driver));
+    pending_init(&driver->pending, core);
+    world = world_create(voters);
+    home_count = 0;
+}
+
+static struct proposal *put(uint64_t origin, uint64_t sequence)
+{
+    static const uint8_t body[] = {0x0a, 1, 'k', 0x12, 1, 'v'}; /* key "k", value "v" */
+    struct request request = {.kind = REQUEST_PUT,
+                              .origin = origin,
+                              .sequence = sequence,
+                              .body = bytes_make(body, sizeof(body))};
+    struct proposal *proposal = proposal_create(0, sizeof(body));
+    proposal_fill(proposal, &request);
+    return proposal;
+}
+
+static void log_put(uint64_t origin, uint64_t sequence)
+{
+    world_log(world, put(origin, sequence), ENTRY_NORMAL);
+}
+
+static void stop(void *argument)
+{
+    bool *stopped = argument;
+    apply_stop(apply);
+    *stopped = true;
+}
+
+/* Applies the log as member `self`. Returns how many writes it made. */
+static int64_t run(uint64_t self)
+{
+    bool stopped = false;
+    node->identity.member_id = self;
+    node->raft = driver;
+    node->mvcc = world->mvcc;
+    node->mvcc_shared = world->shared;
+    node->lsm = world->lsm;
+    node->membership = world->membership;
+    node->once = world->once;
+    world_start(world, self);
+    driver->raft = world->raft;
+    int64_t before = mvcc_revision(node->mvcc);
+    cr_assert_eq(apply_start(node, driver, core, 0, &apply), 0);
+    apply_extend(apply, world->last_index);
+    while (apply_index(apply) < world->last_index)
+        (void)core_turn(core, false);
+    cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, stop, &stopped), 0);
+    while (!stopped)
+        (void)core_turn(core, false);
+    free(apply);
+    world->membership = node->membership;
+    world->once = node->once;
+    return mvcc_revision(node->mvcc) - before;
+}
+
+static void end(void)
+{
+    pending_expire(&driver->pending, UINT64_MAX / 2);
+    world_destroy(world);
+    free(driver);
+    free(node);
+    core_set_current(NULL);
+    core_destroy(core);
+    mesh_destroy(mesh);
+}
+
+/* ---- who has a say -------------------------------------------------------------------------- */
+
+Test(apply, two_copies_are_executed_once)
+{
+    begin(3);
+    log_put(2, 1);
+    log_put(3, 1);
+    log_put(2, 1);
+    log_put(2, 2);
+    cr_expect_eq(run(1), 3);
+    end();
+}
+
+/* The member took the request, sent it to two leaders, and was removed between the copies: what was
+ * executed of it is forgotten by then, but so is the member. */
+Test(apply, a_copy_behind_the_removal_of_its_member_is_not_executed)
+{
+    begin(3);
+    log_put(2, 1);
+    world_log_change(world, 1, 1, REQUEST_MEMBER_REMOVE, 2, false);
+    log_put(2, 1);
+    log_put(2, 2);
+    log_put(3, 1);
+    cr_expect_eq(run(1), 2);
+    cr_expect_eq(node->once.count, 2, "streams of 1 and 3");
+    end();
+}
+
+Test(apply, who_is_no_member_yet_has_no_say)
+{
+    begin(2);
+    log_put(3, 1);
+    world_log_change(world, 1, 1, REQUEST_MEMBER_ADD, 3, true);
+    log_put(3, 2);
+    cr_expect_eq(run(1), 1);
+    end();
+}
+
+Test(apply, a_removed_member_tells_its_clients_that_nothing_happened)
+{
+    begin(3);
+    log_put(2, 1);
+    world_log_change(world, 1, 1, REQUEST_MEMBER_REMOVE, 2, false);
+    log_put(2, 2);
+    for (uint64_t sequence = 1; sequence <= 2; sequence++) {
+        struct proposal *waits = put(2, sequence);
+        waits->done = come_home;
+        pending_add(&driver->pending, waits);
+        pending_pop(&driver->pending, waits); /* forwarded */
+    }
+    cr_expect_eq(run(2), 1);
+    cr_assert_eq(home_count, 2);
+    cr_expect_eq(home_error[0], 0);
+    cr_expect_eq(home_error[1], ERR_STOPPED);
+    end();
+}
+
+/* Every member would stop at an entry that only one of them could have kept out. */
+Test(apply, a_change_that_is_not_possible_stops_nobody)
+{
+    begin(1);
+    world_log_change(world, 1, 1, REQUEST_MEMBER_REMOVE, 1, false); /* no voter would be left */
+    struct proposal *broken = world_change(1, 2, REQUEST_MEMBER_ADD, 4, true);
+    uint8_t *address = memmem(broken->payload, broken->payload_bytes, "http", 4);
+    memcpy(address, "junk", 4);
+    world_log(world, broken, ENTRY_CONFIG_CHANGE);
+    log_put(1, 1);
+    cr_expect_eq(run(1), 1);
+    cr_expect_eq(node->membership.set.count, 1);
+    end();
+}
