@@ -474,6 +474,18 @@ static int load_environment(struct config *config, char *const *environment, cha
     return 0;
 }
 
+/* Appends a scalar to what a key has so far, behind a comma; false when it does not fit or is none.
+ */
+static bool yaml_append(char *joined, size_t room, const yaml_node_t *node)
+{
+    const char *text = (const char *)node->data.scalar.value;
+    if (node->type != YAML_SCALAR_NODE || strlen(text) != node->data.scalar.length)
+        return false;
+    size_t used = strlen(joined);
+    int wrote = snprintf(joined + used, room - used, "%s%s", used > 0 ? "," : "", text);
+    return wrote >= 0 && (size_t)wrote < room - used;
+}
+
 /* A flat mapping of scalars (sequences of scalars join with commas), which is what etcd's file is,
  * save for its TLS sections: those are mappings and are refused by name. */
 static int load_yaml_pair(struct config *config, yaml_document_t *document, yaml_node_pair_t *pair,
@@ -490,24 +502,17 @@ static int load_yaml_pair(struct config *config, yaml_document_t *document, yaml
         return ERR_CONFIG;
     }
     char joined[CONFIG_TEXT_BYTES * 4] = "";
-    if (value->type == YAML_SEQUENCE_NODE) {
-        size_t used = 0;
+    bool fits = true;
+    if (value->type == YAML_SEQUENCE_NODE)
         for (yaml_node_item_t *item = value->data.sequence.items.start;
-             item < value->data.sequence.items.top; item++) {
-            yaml_node_t *node = yaml_document_get_node(document, *item);
-            if (node->type != YAML_SCALAR_NODE)
-                continue;
-            int wrote = snprintf(joined + used, sizeof(joined) - used, "%s%s", used ? "," : "",
-                                 (const char *)node->data.scalar.value);
-            if (wrote < 0 || (size_t)wrote >= sizeof(joined) - used)
-                break;
-            used += (size_t)wrote;
-        }
-    } else if (value->type == YAML_SCALAR_NODE) {
-        snprintf(joined, sizeof(joined), "%s", (const char *)value->data.scalar.value);
-    } else {
-        snprintf(reason, reason_bytes, "line %zu: key '%s' must be a scalar or a list",
-                 key->start_mark.line + 1, name);
+             fits && item < value->data.sequence.items.top; item++)
+            fits = yaml_append(joined, sizeof(joined), yaml_document_get_node(document, *item));
+    else
+        fits = yaml_append(joined, sizeof(joined), value);
+    if (!fits) {
+        snprintf(reason, reason_bytes,
+                 "line %zu: key '%s' must be a scalar or a list of scalars, below %zu bytes",
+                 key->start_mark.line + 1, name, sizeof(joined));
         return ERR_CONFIG;
     }
     return flag_set(config, flag, joined, reason, reason_bytes);

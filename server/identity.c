@@ -59,8 +59,8 @@ static int block_check(const uint8_t *block, uint32_t bytes, uint64_t magic, con
     return 0;
 }
 
-static int identity_decode(struct identity *identity, const uint8_t *block, uint32_t bytes,
-                           const char *path, char *reason, size_t reason_bytes)
+int identity_decode(struct identity *identity, const uint8_t *block, uint32_t bytes,
+                    const char *path, char *reason, size_t reason_bytes)
 {
     int error = block_check(block, bytes, MAGIC_IDENTITY, path, reason, reason_bytes);
     if (error < 0)
@@ -75,6 +75,15 @@ static int identity_decode(struct identity *identity, const uint8_t *block, uint
         snprintf(reason, reason_bytes, "%s at offset %d: the first members do not decode: %s; %s",
                  path, AT_FIRST, err_text(error), REMEDY);
     return error < 0 ? ERR_CORRUPT : 0;
+}
+
+int identity_decode_starts(struct identity *identity, const uint8_t *block, uint32_t bytes,
+                           const char *path, char *reason, size_t reason_bytes)
+{
+    int error = block_check(block, bytes, MAGIC_STARTS, path, reason, reason_bytes);
+    if (error == 0)
+        identity->incarnation = le64_load(block + AT_COUNT);
+    return error;
 }
 
 /* Writes `bytes` of `block` to dir/name: all of it or the old file, also after a power loss. */
@@ -219,13 +228,15 @@ int identity_count_start(const struct config *config, struct identity *identity,
     invariant(block != NULL);
     snprintf(path, sizeof(path), "%s/STARTS", config->data_dir);
     int error = 0;
+    identity->incarnation = 0;
     int bytes = block_load(config->data_dir, "STARTS", block, STARTS_BYTES);
     if (bytes >= 0)
-        error = block_check(block, (uint32_t)bytes, MAGIC_STARTS, path, reason, reason_bytes);
+        error =
+            identity_decode_starts(identity, block, (uint32_t)bytes, path, reason, reason_bytes);
     else if (bytes != -ENOENT)
         snprintf(reason, reason_bytes, "%s: %s", path, err_text(error = bytes));
     if (error == 0) {
-        identity->incarnation = (bytes < 0 ? 0 : le64_load(block + AT_COUNT)) + 1;
+        identity->incarnation++;
         memset(block, 0, STARTS_BYTES);
         le64_store(block + AT_COUNT, identity->incarnation);
         block_seal(block, STARTS_BYTES, MAGIC_STARTS);

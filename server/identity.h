@@ -28,6 +28,13 @@ struct identity {
     struct member_set *first; /* owned; the members that the cluster began with */
 };
 
+/* The bytes of IDENTITY and STARTS; `path` is for `reason`. `identity->first` has room. */
+must_check int identity_decode(struct identity *identity, const uint8_t *block, uint32_t bytes,
+                               const char *path, char *reason, size_t reason_bytes);
+must_check int identity_decode_starts(struct identity *identity, const uint8_t *block,
+                                      uint32_t bytes, const char *path, char *reason,
+                                      size_t reason_bytes);
+
 /* Fiber. Creates the directory, takes its lock (held by *lock until closed), and reads IDENTITY.
  * Returns 1 when it is there; 0 when the directory is new, and identity_create() must follow. */
 must_check int identity_open(const struct config *config, struct identity *identity,

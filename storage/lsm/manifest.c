@@ -364,20 +364,38 @@ bool manifest_has_room(const struct manifest *manifest, const struct manifest_re
     return manifest->offset + u64_round_up(record->used, IO_ALIGN_BYTES) <= manifest->bytes_max;
 }
 
+uint32_t manifest_current_format(char line[MANIFEST_CURRENT_BYTES_MAX], uint64_t number)
+{
+    int bytes = snprintf(line, MANIFEST_CURRENT_BYTES_MAX, "MANIFEST-%06lu", number);
+    uint32_t crc = crc32c(0, line, (size_t)bytes);
+    bytes += snprintf(line + bytes, MANIFEST_CURRENT_BYTES_MAX - (size_t)bytes, " %08x\n", crc);
+    invariant(bytes > 0 && bytes < MANIFEST_CURRENT_BYTES_MAX);
+    return (uint32_t)bytes;
+}
+
+int manifest_current_parse(struct bytes file, uint64_t *number)
+{
+    char line[MANIFEST_CURRENT_BYTES_MAX] = "", want[MANIFEST_CURRENT_BYTES_MAX];
+    if (file.size >= sizeof(line))
+        return ERR_CORRUPT;
+    memcpy(line, file.data, file.size);
+    if (sscanf(line, "MANIFEST-%lu", number) != 1)
+        return ERR_CORRUPT;
+    uint32_t bytes = manifest_current_format(want, *number); /* its checksum included */
+    return bytes == file.size && memcmp(line, want, bytes) == 0 ? 0 : ERR_CORRUPT;
+}
+
 static int manifest_write_current(const char *dir, uint64_t number)
 {
-    char line[64], temporary[LSM_PATH_BYTES_MAX], path[LSM_PATH_BYTES_MAX];
-    int bytes = snprintf(line, sizeof(line), "MANIFEST-%06lu", number);
-    uint32_t crc = crc32c(0, line, (size_t)bytes);
-    bytes += snprintf(line + bytes, sizeof(line) - (size_t)bytes, " %08x\n", crc);
-    invariant(bytes > 0 && (size_t)bytes < sizeof(line));
+    char line[MANIFEST_CURRENT_BYTES_MAX], temporary[LSM_PATH_BYTES_MAX], path[LSM_PATH_BYTES_MAX];
+    uint32_t bytes = manifest_current_format(line, number);
     lsm_path(temporary, dir, "CURRENT.tmp", 0);
     lsm_path(path, dir, "CURRENT", 0);
     struct io_file file;
     int status = await_open(temporary, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE, &file);
     if (status < 0)
         return status;
-    struct io_span span = {.base = line, .offset = 0, .bytes = (uint32_t)bytes};
+    struct io_span span = {.base = line, .offset = 0, .bytes = bytes};
     status = await_write(file, span, 0);
     status = status < 0 ? status : await_sync(file);
     await_close(&file);
@@ -454,7 +472,7 @@ int manifest_read_file(const char *path, struct bytes *file)
 
 int manifest_read_current(const char *dir, uint64_t *number)
 {
-    char path[LSM_PATH_BYTES_MAX], line[64];
+    char path[LSM_PATH_BYTES_MAX];
     struct bytes file;
     lsm_path(path, dir, "CURRENT", 0);
     int status = manifest_read_file(path, &file);
@@ -462,21 +480,9 @@ int manifest_read_current(const char *dir, uint64_t *number)
         return ERR_NOT_FOUND;
     if (status < 0)
         return status;
-    unsigned long parsed = 0;
-    unsigned int crc = 0;
-    int name_bytes = 0;
-    bool fits = file.size < sizeof(line);
-    if (fits) {
-        memcpy(line, file.data, file.size);
-        line[file.size] = 0;
-    }
-    bool valid = fits && sscanf(line, "MANIFEST-%lu%n %8x\n", &parsed, &name_bytes, &crc) == 2 &&
-                 crc32c(0, line, (size_t)name_bytes) == crc;
+    status = manifest_current_parse(file, number);
     free((void *)(uintptr_t)file.data);
-    if (!valid) {
+    if (status < 0)
         lsm_table_log_corrupt(path, 0, "CURRENT does not name a manifest");
-        return ERR_CORRUPT;
-    }
-    *number = parsed;
-    return 0;
+    return status;
 }

@@ -98,6 +98,11 @@ bool manifest_has_room(const struct manifest *manifest, const struct manifest_re
 must_check int manifest_append(struct manifest *manifest, struct manifest_record *record);
 void manifest_close(struct manifest *manifest);
 
+/* The line of CURRENT; its bytes. Parsing refuses whatever is not exactly such a line. */
+#define MANIFEST_CURRENT_BYTES_MAX 64
+uint32_t manifest_current_format(char line[MANIFEST_CURRENT_BYTES_MAX], uint64_t number);
+must_check int manifest_current_parse(struct bytes file, uint64_t *number);
+
 /* [fiber] CURRENT: 0 and the number, ERR_NOT_FOUND, ERR_CORRUPT or -errno. */
 must_check int manifest_read_current(const char *dir, uint64_t *number);
 /* [fiber] The whole file, malloc'ed. */

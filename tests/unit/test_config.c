@@ -78,6 +78,33 @@ Test(config, variables_then_flags)
     cr_expect_eq(config.warning_count, 1);
 }
 
+Test(config, yaml_is_taken_whole_or_refused)
+{
+    static char long_value[3000];
+    snprintf(long_value, sizeof(long_value), "initial-cluster: a=%02048d\n", 0);
+    static const struct {
+        const char *why, *text, *expected;
+    } cases[] = {
+        {"not cut off", long_value, "'initial-cluster' must be"},
+        {"a list in a list", "listen-client-urls: [http://127.0.0.1:9, [x]]\n", "list of scalars"},
+        {"a mapping", "client-transport-security: {cert-file: x}\n", "client-transport-security"},
+        {"a hidden rest", "name: \"a\\0b\"\n", "'name' must be"},
+        {"no mapping at all", "[a]\n", "expected 'key: value' lines"},
+        {"a broken line", "name: [\n", "line 2"},
+    };
+    char path[] = "/tmp/raft-config-XXXXXX", argument[64];
+    close(mkstemp(path));
+    snprintf(argument, sizeof(argument), "--config-file=%s", path);
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        FILE *file = fopen(path, "w");
+        fputs(cases[i].text, file);
+        fclose(file);
+        cr_expect_eq(load(argument, NULL, NULL), ERR_CONFIG, "%s", cases[i].why);
+        cr_expect(strstr(reason, cases[i].expected) != NULL, "%s: %s", cases[i].why, reason);
+    }
+    unlink(path);
+}
+
 Test(config, yaml_replaces_flags)
 {
     char path[] = "/tmp/raft-config-XXXXXX";
