@@ -1,4 +1,4 @@
-/* The way of an append: queue, block, two writes side by side, acknowledgement in order. */
+/* The way of an append: queue, block, one durable write, acknowledgement in order. */
 #include "storage/log/wal.h"
 
 #include <stdio.h>
@@ -15,7 +15,7 @@
 struct builder {
     struct wal *wal;
     struct wal_write *write;
-    uint32_t used, limit;
+    uint32_t used, limit; /* limit: of the block with its trail */
     uint32_t crc;
     bool closed; /* nothing more may join: a fragment, repair, cut or reset */
     bool empty;  /* no append contributed anything yet */
@@ -45,7 +45,7 @@ static bool builder_add(struct builder *builder, const struct entry *entry)
 {
     struct wal_block *block = &builder->write->block;
     uint32_t space = wal_record_space(entry->payload_bytes);
-    if (space > builder->limit - builder->used)
+    if (space > builder->limit - WAL_TRAIL_BYTES - builder->used)
         return false;
     if (block->entry_count == 0) {
         block->first_index = entry->index;
@@ -195,7 +195,7 @@ static uint32_t block_limit(struct wal *wal, const struct wal_append *next)
     if (next->kind == WAL_APPEND_RESET)
         return 0; /* begins a segment of its own */
     uint64_t left = u64_min(active_left(wal), wal->block_bytes_max);
-    if (left < WAL_PAGE_BYTES)
+    if (left < WAL_BLOCK_BYTES_MIN)
         return 0;
     /* Without a next segment only what fits into the rest of this one may leave. */
     if (next->entries_taken < next->entry_count) {
@@ -212,7 +212,7 @@ static uint32_t block_limit(struct wal *wal, const struct wal_append *next)
 
 static void write_block_done(struct io_op *op, int32_t result)
 {
-    struct wal_write *write = container_of(op, struct wal_write, block_op);
+    struct wal_write *write = container_of(op, struct wal_write, op);
     if (result != (int32_t)write->block.bytes)
         fatal("log write failed: %s/%010u.log offset %llu, %u bytes: %s", write->wal->directory,
               write->block.segment, (unsigned long long)write->block.page * WAL_PAGE_BYTES,
@@ -220,20 +220,10 @@ static void write_block_done(struct io_op *op, int32_t result)
     wal_write_completed(write);
 }
 
-static void write_ring_done(struct io_op *op, int32_t result)
-{
-    struct wal_write *write = container_of(op, struct wal_write, ring_op);
-    if (result != (int32_t)WAL_PAGE_BYTES)
-        fatal("log write failed: %s/ring offset %llu: %s", write->wal->directory,
-              (unsigned long long)wal_ring_offset(write->wal->ring_slots, write->block.sequence),
-              result < 0 ? err_text(result) : "short write");
-    wal_write_completed(write);
-}
-
 static void builder_begin(struct builder *builder, struct wal *wal, uint32_t limit)
 {
     struct wal_write *write = &wal->writes[wal->next_sequence % wal->writes_max];
-    invariant(write->pending == 0);
+    invariant(!write->pending);
     *builder = (struct builder){.wal = wal,
                                 .write = write,
                                 .used = WAL_HEADER_BYTES,
@@ -278,7 +268,7 @@ static void builder_issue(struct builder *builder)
     struct wal_write *write = builder->write;
     struct wal_block *block = &write->block;
     block->used_bytes = builder->used;
-    block->bytes = (uint32_t)u64_round_up(builder->used, WAL_PAGE_BYTES);
+    block->bytes = (uint32_t)u64_round_up(builder->used, WAL_PAGE_BYTES) + WAL_TRAIL_BYTES;
     block->records_crc = builder->used == WAL_HEADER_BYTES ? 0 : builder->crc;
     block->hard_state = wal->hard_state;
     /* Only what is durable here may prove anything to a later recovery. */
@@ -289,11 +279,12 @@ static void builder_issue(struct builder *builder)
         take_ready_segment(wal);
     block->segment = wal->segments[wal->active].number;
     block->page = (uint32_t)(wal->active_offset / WAL_PAGE_BYTES);
-    memset(write->block_bytes + builder->used, 0, block->bytes - builder->used);
+    uint32_t trail = wal_trail_offset(block);
+    memset(write->block_bytes + builder->used, 0, trail - builder->used);
     wal_block_encode(block, write->block_bytes);
-    memmove(wal->history + WAL_HEADER_BYTES, wal->history, WAL_PAGE_BYTES - WAL_HEADER_BYTES);
+    memmove(wal->history + WAL_HEADER_BYTES, wal->history, WAL_TRAIL_BYTES - WAL_HEADER_BYTES);
     memcpy(wal->history, write->block_bytes, WAL_HEADER_BYTES);
-    memcpy(write->ring_page, wal->history, WAL_PAGE_BYTES);
+    memcpy(write->block_bytes + trail, wal->history, WAL_TRAIL_BYTES);
 
     wal->previous_crc = block->header_crc;
     wal->next_sequence++;
@@ -301,23 +292,18 @@ static void builder_issue(struct builder *builder)
     wal->stats.entries += block->entry_count;
     wal->stats.bytes_payload +=
         builder->used - WAL_HEADER_BYTES - block->entry_count * WAL_RECORD_BYTES;
-    wal->stats.bytes_written += block->bytes + WAL_PAGE_BYTES;
+    wal->stats.bytes_written += block->bytes;
     histogram_record(&wal->stats.entries_per_block, block->entry_count);
     invariant(wal_in_flight(wal) <= wal->writes_max); /* W1 */
 
     struct io_span span = {
         .base = write->block_bytes, .offset = wal->active_offset, .bytes = block->bytes};
-    struct io_span ring_span = {.base = write->ring_page,
-                                .offset = wal_ring_offset(wal->ring_slots, block->sequence),
-                                .bytes = WAL_PAGE_BYTES};
     wal->active_offset += block->bytes;
-    write->pending = 2;
+    write->pending = true;
     write->started_ns = reactor_clock_ns(wal->reactor);
-    io_op_init(&write->block_op, write_block_done);
-    io_op_init(&write->ring_op, write_ring_done);
-    reactor_write(wal->reactor, &write->block_op, wal->segments[wal->active].file, span,
+    io_op_init(&write->op, write_block_done);
+    reactor_write(wal->reactor, &write->op, wal->segments[wal->active].file, span,
                   planted_bug(log_write_not_durable) ? 0 : IO_WRITE_DURABLE);
-    reactor_write(wal->reactor, &write->ring_op, wal->ring, ring_span, IO_WRITE_DURABLE);
     probe3(wal_write, block->sequence, block->bytes, block->entry_count);
 }
 
@@ -380,6 +366,41 @@ void wal_append(struct wal *wal, struct wal_append *append)
     invariant(append->entry_count == 0 || append_next_index(append) != 0);
 }
 
+/* ---- the ring -----------------------------------------------------------------------------------
+ */
+
+struct io_span wal_ring_page(struct wal *wal)
+{
+    uint64_t in_flight = u64_min(wal_in_flight(wal), WAL_TRAIL_HEADERS);
+    size_t skipped = (size_t)in_flight * WAL_HEADER_BYTES; /* issued only: W5 */
+    memcpy(wal->ring_page, wal->history + skipped, WAL_TRAIL_BYTES - skipped);
+    memset(wal->ring_page + WAL_TRAIL_BYTES - skipped, 0, skipped);
+    wal->ring_sequence = wal->durable_sequence;
+    return (struct io_span){.base = wal->ring_page,
+                            .offset = wal_ring_offset(wal->ring_slots, wal->durable_sequence),
+                            .bytes = WAL_PAGE_BYTES};
+}
+
+static void ring_write_done(struct io_op *op, int32_t result)
+{
+    struct wal *wal = container_of(op, struct wal, ring_op);
+    if (result != (int32_t)WAL_PAGE_BYTES)
+        fatal("log write failed: %s/ring: %s", wal->directory,
+              result < 0 ? err_text(result) : "short write");
+    wal->ring_busy = false;
+    if (wal_in_flight(wal) == 0)
+        wal_went_idle(wal);
+}
+
+static void ring_follow(struct wal *wal)
+{
+    if (wal->ring_busy || wal->durable_sequence - wal->ring_sequence < WAL_RING_STRIDE)
+        return;
+    wal->ring_busy = true;
+    io_op_init(&wal->ring_op, ring_write_done);
+    reactor_write(wal->reactor, &wal->ring_op, wal->ring, wal_ring_page(wal), 0);
+}
+
 /* ---- completion ---------------------------------------------------------------------------------
  */
 
@@ -396,6 +417,7 @@ static void acknowledge_block(struct wal *wal, struct wal_write *write)
         wal->release_index = block->first_index - 1;
         wal_keeper_kick(wal);
     }
+    ring_follow(wal);
     probe2(wal_durable, block->sequence, wal_last_index(wal));
 }
 
@@ -417,7 +439,7 @@ void wal_acknowledge(struct wal *wal)
     while (wal_in_flight(wal) != 0) { /* only the contiguous prefix */
         struct wal_write *oldest = &wal->writes[(wal->durable_sequence + 1) % wal->writes_max];
         invariant(oldest->block.sequence == wal->durable_sequence + 1);
-        if (oldest->pending != 0)
+        if (oldest->pending)
             break;
         if (wal->fenced) {
             /* The block that ends the fence counts once the superblock points at it. */
@@ -438,9 +460,8 @@ void wal_acknowledge(struct wal *wal)
 void wal_write_completed(struct wal_write *write)
 {
     struct wal *wal = write->wal;
-    invariant(write->pending > 0);
-    if (--write->pending != 0)
-        return;
+    invariant(write->pending);
+    write->pending = false;
     histogram_record(&wal->stats.write_ns, reactor_clock_ns(wal->reactor) - write->started_ns);
     sometimes(write->block.sequence != wal->durable_sequence + 1, "wal: later write done first");
     wal_acknowledge(wal);

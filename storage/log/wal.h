@@ -2,9 +2,10 @@
  * wal.h - the segmented Raft log: the node's only write-ahead log.
  *
  * Story     Appends queue; whenever a write slot is free, everything queued leaves as one block
- *           (group commit without a timer). Blocks are written in parallel, with a copy of their
- *           header to the ring file beside them, and acknowledged strictly in log order. Segments
- *           are zeroed ahead of use by a background fiber and recycled when released.
+ *           (group commit without a timer) that ends in copies of the newest headers. One block is
+ *           one durable write; several are under way at once and acknowledged strictly in log
+ *           order. Behind them the ring file learns the headers of what is durable. Segments are
+ *           zeroed ahead of use by a background fiber and recycled when released.
  * Owner     The log core: the core whose fiber called wal_open(). Entries and payloads passed to
  *           wal_append() are borrowed until `done`.
  * Threads   Owner core only. wal_append(), wal_flush() and the getters never wait; functions marked
@@ -39,20 +40,20 @@
 #define WAL_BLOCK_BYTES_LIMIT   ((uint32_t)1024 * 1024)
 #define WAL_WRITES_DEFAULT      4
 #define WAL_WRITES_LIMIT        16
-#define WAL_RING_SLOTS_DEFAULT  2048
+#define WAL_RING_SLOTS_DEFAULT  128
 #define WAL_REASON_BYTES        256
 
 struct wal;
 
 /* Zero means the default. Geometry (the first three) is fixed when the log is created; a later
- * wal_open() goes by what is stored. Buffers: writes_max * (block_bytes_max + 4 KiB), one block
- * more for each concurrent reader, 1 MiB while opening, replaying and zeroing a segment; plain
- * memory when others hold the registered ones, so that nothing fails or waits because of it. */
+ * wal_open() goes by what is stored. Buffers: writes_max * block_bytes_max + 8 KiB, one block more
+ * for each concurrent reader, 1 MiB while opening, replaying and zeroing a segment; plain memory
+ * when others hold the registered ones, so that nothing fails or waits because of it. */
 struct wal_options {
     const char *directory;    /* ".../log"; its parent exists */
     uint64_t segment_bytes;   /* multiple of 4096, at least two blocks of block_bytes_max */
-    uint32_t block_bytes_max; /* power of two, 4096 to WAL_BLOCK_BYTES_LIMIT */
-    uint32_t ring_slots;      /* headers remembered twice; at least 4 * writes_max */
+    uint32_t block_bytes_max; /* power of two, 8192 to WAL_BLOCK_BYTES_LIMIT */
+    uint32_t ring_slots;      /* pages of the ring: it remembers 16 headers for each; at least 4 */
     uint32_t writes_max;      /* blocks in flight */
     uint32_t segments_ready;  /* kept zeroed ahead of the active one; default 2 */
     bool alone;               /* no other member has copies: a damaged log is refused, untouched */
@@ -176,13 +177,13 @@ bool wal_space_low(const struct wal *wal);
 
 struct wal_stats {
     uint64_t blocks, entries, appends;
-    uint64_t bytes_payload, bytes_written; /* written includes headers, padding and the ring */
+    uint64_t bytes_payload, bytes_written; /* written includes headers, padding and trails */
     uint64_t writes_in_flight, appends_queued;
     uint64_t segments, segments_ready, bytes_on_disk;
     uint64_t segments_created, segments_recycled;
     uint64_t segment_waits; /* times an append had to wait for a segment */
     struct histogram entries_per_block;
-    struct histogram write_ns;  /* block and ring write, submission to completion */
+    struct histogram write_ns;  /* of a block, submission to completion */
     struct histogram commit_ns; /* wal_append() to done */
 };
 const struct wal_stats *wal_stats(struct wal *wal);
@@ -198,7 +199,7 @@ struct wal_dump_block {
     uint32_t entry_count;
     uint16_t flags;
     struct hard_state hard_state;
-    bool valid;  /* false: damaged; what is shown comes from the ring */
+    bool valid;  /* false: damaged; what is shown comes from a copy of its header */
     bool proven; /* of a damaged one: it certainly was durable */
 };
 

@@ -65,7 +65,7 @@ _Static_assert(HEADER_BEFORE_TERM + 8 == WAL_HEADER_BYTES, "the header has no ga
 _Static_assert(RECORD_CRC + 4 == WAL_RECORD_BYTES, "the crc covers the record before it");
 _Static_assert(FRAGMENT_RESERVED + 4 == WAL_FRAGMENT_BYTES, "payload stays 8-byte aligned");
 _Static_assert(SUPER_LAST_TERM + 8 <= WAL_SUPERBLOCK_BYTES, "superblock fits its checksum");
-_Static_assert(WAL_PAGE_BYTES % WAL_HEADER_BYTES == 0, "a ring page holds whole headers");
+_Static_assert(WAL_PAGE_BYTES % WAL_HEADER_BYTES == 0, "a trail holds whole headers");
 
 /* Checksum of `size` bytes in which the 4 at HEADER_CRC count as zero. */
 static uint32_t header_crc(const uint8_t *bytes, size_t size)
@@ -84,7 +84,8 @@ _Static_assert((int)HEADER_CRC == (int)SUPER_CRC, "header_crc() serves both");
 void wal_block_encode(struct wal_block *block, uint8_t *bytes)
 {
     invariant(block->bytes % WAL_PAGE_BYTES == 0 && block->bytes <= WAL_BLOCK_BYTES_LIMIT); /* F2 */
-    invariant(block->used_bytes >= WAL_HEADER_BYTES && block->used_bytes <= block->bytes);
+    invariant(block->bytes >= WAL_BLOCK_BYTES_MIN && block->used_bytes >= WAL_HEADER_BYTES &&
+              block->used_bytes <= wal_trail_offset(block));
     invariant(block->durable_upto < block->sequence); /* F3 */
     invariant((block->flags & ~WAL_BLOCK_FLAGS_ALL) == 0);
     le32_store(bytes + HEADER_MAGIC, WAL_BLOCK_MAGIC);
@@ -115,10 +116,10 @@ void wal_block_encode(struct wal_block *block, uint8_t *bytes)
 
 static bool block_is_sound(const struct wal_block *block)
 {
-    if (block->bytes == 0 || block->bytes % WAL_PAGE_BYTES != 0 ||
+    if (block->bytes < WAL_BLOCK_BYTES_MIN || block->bytes % WAL_PAGE_BYTES != 0 ||
         block->bytes > WAL_BLOCK_BYTES_LIMIT)
         return false;
-    if (block->used_bytes < WAL_HEADER_BYTES || block->used_bytes > block->bytes)
+    if (block->used_bytes < WAL_HEADER_BYTES || block->used_bytes > wal_trail_offset(block))
         return false;
     if (block->entry_count > (block->used_bytes - WAL_HEADER_BYTES) / WAL_RECORD_BYTES)
         return false;
@@ -232,7 +233,8 @@ static bool fragment_is_good(const struct wal_block *block, const uint8_t *bytes
 
 enum wal_body_status wal_body_check(const struct wal_block *block, const uint8_t *bytes)
 {
-    invariant(block->used_bytes >= WAL_HEADER_BYTES && block->used_bytes <= block->bytes);
+    invariant(block->bytes >= WAL_BLOCK_BYTES_MIN && block->used_bytes >= WAL_HEADER_BYTES &&
+              block->used_bytes <= wal_trail_offset(block));
     bool is_fragment = (block->flags & WAL_BLOCK_FRAGMENT) != 0;
     bool payloads_good = true;
     uint32_t offset = WAL_HEADER_BYTES;
@@ -334,9 +336,10 @@ static bool superblock_is_sound(const struct wal_superblock *superblock)
     uint32_t block_bytes = superblock->block_bytes_max;
     return superblock->log_id != 0 && superblock->oldest_segment != 0 &&
            superblock->segment_bytes != 0 && superblock->segment_bytes % WAL_PAGE_BYTES == 0 &&
-           u64_is_power_of_two(block_bytes) && block_bytes >= WAL_PAGE_BYTES &&
+           u64_is_power_of_two(block_bytes) && block_bytes >= WAL_BLOCK_BYTES_MIN &&
            block_bytes <= WAL_BLOCK_BYTES_LIMIT && superblock->segment_bytes >= block_bytes &&
-           superblock->ring_slots >= WAL_RING_PAGE_HEADERS && superblock->writes_max != 0 &&
+           superblock->ring_slots >= WAL_RING_SLOTS_MIN &&
+           superblock->ring_slots <= WAL_RING_SLOTS_LIMIT && superblock->writes_max != 0 &&
            superblock->writes_max <= WAL_WRITES_LIMIT;
 }
 

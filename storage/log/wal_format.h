@@ -1,10 +1,11 @@
 /*
  * wal_format.h - bytes of the log: block header, entry record, fragment, superblock.
  *
- * Story     A block is a 128-byte header, records of 32 bytes each followed by its payload, and
- *           zeros up to the next page. The header alone identifies everything in the block (one
- *           term, contiguous indices), which is why a copy of it in the ring file is enough to know
- *           what a damaged block held. An entry too large for one block is cut into fragments.
+ * Story     A block is a 128-byte header, records of 32 bytes each followed by its payload, zeros
+ *           up to the next page, and a page of its own, the trail: copies of the newest headers.
+ *           The header alone identifies everything in the block (one term, contiguous indices),
+ *           which is why a copy of it elsewhere is enough to know what a damaged block held. An
+ *           entry too large for one block is cut into fragments.
  * Owner     Nobody: pure functions over caller's memory; no I/O. Fuzzed by tests/fuzz.
  * Units     Bytes. A page is WAL_PAGE_BYTES; `page` counts pages from the start of the segment.
  * Errors    Statuses, since damage is evidence here, not an error.
@@ -17,16 +18,21 @@
 #include "core/entry.h"
 #include "storage/log/wal.h"
 
-#define WAL_FORMAT_VERSION    1
-#define WAL_BLOCK_MAGIC       0x474f4c52u /* "RLOG" */
-#define WAL_SUPERBLOCK_MAGIC  0x42534c52u /* "RLSB" */
-#define WAL_HEADER_BYTES      128u
-#define WAL_RECORD_BYTES      32u
-#define WAL_FRAGMENT_BYTES    16u
-#define WAL_SUPERBLOCK_BYTES  128u
-#define WAL_PAYLOAD_ALIGN     8u
-#define WAL_RING_PAGE_HEADERS (WAL_PAGE_BYTES / WAL_HEADER_BYTES)
-#define WAL_RING_SUPERBLOCKS  2u /* pages 0 and 1 of the ring file; slots follow */
+#define WAL_FORMAT_VERSION   2
+#define WAL_BLOCK_MAGIC      0x474f4c52u /* "RLOG" */
+#define WAL_SUPERBLOCK_MAGIC 0x42534c52u /* "RLSB" */
+#define WAL_HEADER_BYTES     128u
+#define WAL_RECORD_BYTES     32u
+#define WAL_FRAGMENT_BYTES   16u
+#define WAL_SUPERBLOCK_BYTES 128u
+#define WAL_PAYLOAD_ALIGN    8u
+#define WAL_TRAIL_BYTES      WAL_PAGE_BYTES
+#define WAL_TRAIL_HEADERS    (WAL_TRAIL_BYTES / WAL_HEADER_BYTES)
+#define WAL_BLOCK_BYTES_MIN  (WAL_PAGE_BYTES + WAL_TRAIL_BYTES)
+#define WAL_RING_SUPERBLOCKS 2u  /* pages 0 and 1 of the ring file; slots follow */
+#define WAL_RING_STRIDE      16u /* blocks from one page of the ring to the next */
+#define WAL_RING_SLOTS_MIN   4u
+#define WAL_RING_SLOTS_LIMIT 65536u
 
 enum wal_block_flags {
     WAL_BLOCK_FRAGMENT = 1,        /* carries a piece of one large entry */
@@ -41,12 +47,13 @@ enum wal_block_flags {
 /* A decoded block header.
  * F1  entries are first_index .. first_index + entry_count - 1, all of `term`; a fragment that is
  *     not the last counts 0 entries.
- * F2  WAL_HEADER_BYTES <= used_bytes <= bytes, bytes a multiple of WAL_PAGE_BYTES.
+ * F2  WAL_HEADER_BYTES <= used_bytes <= bytes - WAL_TRAIL_BYTES, bytes a multiple of
+ *     WAL_PAGE_BYTES.
  * F3  durable_upto < sequence. */
 struct wal_block {
     uint16_t flags;
     uint32_t header_crc;
-    uint32_t bytes; /* on disk, padding included */
+    uint32_t bytes; /* on disk, padding and trail included */
     uint32_t used_bytes;
     uint64_t log_id;
     uint64_t sequence; /* from 1, no gaps */
@@ -72,6 +79,11 @@ enum wal_header_status {
     WAL_HEADER_VERSION, /* sound, of a format this program does not know */
 };
 
+static inline uint32_t wal_trail_offset(const struct wal_block *block)
+{
+    return block->bytes - WAL_TRAIL_BYTES;
+}
+
 /* Fills in block->header_crc and writes WAL_HEADER_BYTES. */
 void wal_block_encode(struct wal_block *block, uint8_t *bytes);
 enum wal_header_status wal_block_decode(const uint8_t *bytes, struct wal_block *block);
@@ -92,12 +104,12 @@ static inline uint32_t wal_record_space(uint32_t payload_bytes)
 /* The largest payload that shares a block of `block_bytes` with nothing else, unfragmented. */
 static inline uint32_t wal_payload_bytes_max(uint32_t block_bytes)
 {
-    return block_bytes - WAL_HEADER_BYTES - WAL_RECORD_BYTES;
+    return block_bytes - WAL_TRAIL_BYTES - WAL_HEADER_BYTES - WAL_RECORD_BYTES;
 }
 
 static inline uint32_t wal_fragment_bytes_max(uint32_t block_bytes)
 {
-    return block_bytes - WAL_HEADER_BYTES - WAL_RECORD_BYTES - WAL_FRAGMENT_BYTES;
+    return wal_payload_bytes_max(block_bytes) - WAL_FRAGMENT_BYTES;
 }
 
 /* Seed of the first record's checksum: a record of another block does not fit. */

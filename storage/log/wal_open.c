@@ -29,11 +29,11 @@ static int apply_options(struct wal *wal, const struct wal_options *options,
     bool good = wal->segment_bytes % WAL_PAGE_BYTES == 0 &&
                 wal->segment_bytes <= (uint64_t)UINT32_MAX * WAL_PAGE_BYTES &&
                 u64_is_power_of_two(wal->block_bytes_max) &&
-                wal->block_bytes_max >= WAL_PAGE_BYTES &&
+                wal->block_bytes_max >= WAL_BLOCK_BYTES_MIN &&
                 wal->block_bytes_max <= WAL_BLOCK_BYTES_LIMIT &&
                 wal->segment_bytes >= 2 * (uint64_t)wal->block_bytes_max &&
-                wal->writes_max <= WAL_WRITES_LIMIT && wal->ring_slots >= 4 * wal->writes_max &&
-                wal->ring_slots >= WAL_RING_PAGE_HEADERS;
+                wal->writes_max <= WAL_WRITES_LIMIT && wal->ring_slots >= WAL_RING_SLOTS_MIN &&
+                wal->ring_slots <= WAL_RING_SLOTS_LIMIT;
     if (!good)
         return wal_refuse(recovered, ERR_CONFIG, options->directory, 0,
                           "segment, block, ring or write sizes do not fit together");
@@ -48,14 +48,14 @@ static int acquire_buffers(struct wal *wal)
 {
     struct buffer_pool *pool = reactor_buffers(wal->reactor);
     wal->superblock_page = buffer_acquire_or_allocate(pool, WAL_PAGE_BYTES);
-    wal->history = calloc(1, WAL_PAGE_BYTES);
-    bool good = wal->superblock_page != NULL && wal->history != NULL;
+    wal->ring_page = buffer_acquire_or_allocate(pool, WAL_PAGE_BYTES);
+    wal->history = calloc(1, WAL_TRAIL_BYTES);
+    bool good = wal->superblock_page != NULL && wal->ring_page != NULL && wal->history != NULL;
     for (uint32_t i = 0; i < wal->writes_max; i++) {
         struct wal_write *write = &wal->writes[i];
         write->wal = wal;
         write->block_bytes = buffer_acquire_or_allocate(pool, wal->block_bytes_max);
-        write->ring_page = buffer_acquire_or_allocate(pool, WAL_PAGE_BYTES);
-        good = good && write->block_bytes != NULL && write->ring_page != NULL;
+        good = good && write->block_bytes != NULL;
     }
     return good ? 0 : -ENOMEM;
 }
@@ -66,11 +66,11 @@ static void release_buffers(struct wal *wal)
     for (uint32_t i = 0; i < wal->writes_max; i++) {
         if (wal->writes[i].block_bytes != NULL)
             buffer_release_or_free(pool, wal->writes[i].block_bytes);
-        if (wal->writes[i].ring_page != NULL)
-            buffer_release_or_free(pool, wal->writes[i].ring_page);
     }
     if (wal->superblock_page != NULL)
         buffer_release_or_free(pool, wal->superblock_page);
+    if (wal->ring_page != NULL)
+        buffer_release_or_free(pool, wal->ring_page);
     free(wal->history);
 }
 
@@ -117,13 +117,13 @@ static int create_log(struct wal *wal)
 /* ---- an existing one ----------------------------------------------------------------------------
  */
 
-/* The newest headers, for the ring pages to come: each repeats those before it. */
+/* The newest headers, for the trails to come: each repeats those before it. */
 static void restore_history(struct wal *wal, const struct wal_scan *scan)
 {
     uint32_t cell = 0;
-    for (uint64_t sequence = scan->last.sequence; sequence > 0 && cell < WAL_RING_PAGE_HEADERS;
+    for (uint64_t sequence = scan->last.sequence; sequence > 0 && cell < WAL_TRAIL_HEADERS;
          sequence--) {
-        const struct wal_block *known = wal_scan_ring_header(scan, sequence);
+        const struct wal_block *known = wal_scan_copy(scan, sequence);
         struct wal_block header;
         if (sequence == scan->last.sequence)
             header = scan->last;
@@ -187,6 +187,7 @@ static void take_over(struct wal *wal, struct wal_scan *scan)
         wal->durable_sequence = u64_max(scan->sequence_seen_max, scan->proof);
     }
     wal->next_sequence = wal->durable_sequence + 1;
+    wal->ring_sequence = u64_min(scan->ring_sequence_max, wal->durable_sequence);
     restore_history(wal, scan);
 }
 
@@ -197,8 +198,6 @@ static int recover(struct wal *wal, struct wal_scan *scan)
     wal->segment_bytes = superblock->segment_bytes;
     wal->block_bytes_max = superblock->block_bytes_max;
     wal->ring_slots = superblock->ring_slots;
-    if (wal->ring_slots < 4 * wal->writes_max)
-        wal->writes_max = wal->ring_slots / 4;
     int result = acquire_buffers(wal);
     if (result < 0)
         return result;
@@ -326,13 +325,15 @@ void wal_close(struct wal *wal)
     invariant(core_current() == wal->core && fiber_current() != NULL);
     wal->draining = true;
     wal_flush(wal);
-    while (wal_in_flight(wal) != 0 || !queue_is_empty(&wal->queued))
+    while (wal_in_flight(wal) != 0 || !queue_is_empty(&wal->queued) || wal->ring_busy)
         fiber_event_wait(&wal->idle_event);
     invariant(queue_is_empty(&wal->issued)); /* W3 */
     wal->closing = true;
     wal_keeper_stop(wal);
-    if (!wal->fenced)
+    if (!wal->fenced) {
+        wal_ring_write(wal);
         wal_superblock_write(wal, true);
+    }
     close_files(wal);
     wal_free(wal);
 }

@@ -27,6 +27,7 @@
 #define WAL_IDLE_MARK_NS_DEFAULT (50 * NS_PER_MS)
 
 _Static_assert(WAL_SURVIVORS_MAX >= WAL_WRITES_LIMIT, "every block in flight can survive a hole");
+_Static_assert(2 * WAL_RING_STRIDE <= WAL_TRAIL_HEADERS, "pages of the ring overlap");
 
 struct wal_segment {
     uint32_t number;
@@ -48,7 +49,7 @@ static inline uint64_t wal_ring_bytes(uint32_t slots)
 }
 static inline uint64_t wal_ring_offset(uint32_t slots, uint64_t sequence)
 {
-    return (WAL_RING_SUPERBLOCKS + sequence % slots) * WAL_PAGE_BYTES;
+    return (WAL_RING_SUPERBLOCKS + sequence / WAL_RING_STRIDE % slots) * WAL_PAGE_BYTES;
 }
 
 /* ---- reader: direct reads of one file through one buffer
@@ -100,12 +101,12 @@ struct wal_scan {
     uint32_t number_count;
     bool ring_present, has_leftover_temporary;
 
-    /* Second copies of headers, at ring_headers[sequence % ring_capacity]. */
-    struct wal_block *ring_headers;
-    bool *ring_own; /* same slot: seen in its own page, so its ring write did land; a later page
-                       repeats it whether it did or not */
-    uint32_t ring_capacity;
+    /* Second copies of headers, from the ring and from trails, at copies[sequence %
+     * copy_capacity]. Those of the ring were durable; those of a trail only issued. */
+    struct wal_block *copies;
+    uint32_t copy_capacity;
     uint64_t ring_sequence_max;
+    uint64_t own_trail; /* newest sequence > last.sequence whose own trail was found to be whole */
 
     /* The walk.
      * S1  `last` is the newest kept block; at, expected and last_crc follow it.
@@ -118,10 +119,11 @@ struct wal_scan {
     struct wal_position at;
     uint64_t proof;
     uint64_t sequence_seen_max;
-    bool header_torn;                                 /* at the cut: a header was begun there */
-    struct wal_survivor survivors[WAL_SURVIVORS_MAX]; /* valid headers behind the hole */
+    bool header_torn; /* at the cut: a header was begun there */
+    struct wal_survivor
+        survivors[WAL_SURVIVORS_MAX]; /* behind the hole, known by header or trail */
     uint32_t survivor_count;
-    struct wal_survivor *lost_headers; /* kept blocks whose header is only in the ring now */
+    struct wal_survivor *lost_headers; /* kept blocks whose header is only a copy now */
     uint32_t lost_header_count, lost_header_capacity;
 };
 
@@ -132,12 +134,16 @@ void wal_scan_deinit(struct wal_scan *scan); /* closes what was not taken over *
 /* Fiber. Erases, durably, what lies behind a torn tail, so that it can never parse again. */
 void wal_scan_discard_tail(struct wal_scan *scan);
 
-/* Fiber. Puts headers that only the ring still has back in their places: the ring forgets, and what
- * is damaged now will be deep in the log by then, where its identity must not be lost. */
+/* Fiber. Puts headers of which only a copy is left back in their places: what is damaged now will
+ * be deep in the log one day, where its identity must not be lost. */
 void wal_scan_restore_headers(struct wal_scan *scan);
 
-const struct wal_block *wal_scan_ring_header(const struct wal_scan *scan, uint64_t sequence);
-bool wal_scan_ring_has_own(const struct wal_scan *scan, uint64_t sequence);
+/* The copy of a header, or NULL. */
+const struct wal_block *wal_scan_copy(const struct wal_scan *scan, uint64_t sequence);
+
+/* Remembers a sound header, and what it proves; or all those of a trail or a page of the ring. */
+void wal_scan_learn(struct wal_scan *scan, const struct wal_block *block);
+void wal_scan_learn_page(struct wal_scan *scan, const uint8_t *page);
 
 /* The walk of wal_scan_run(), in wal_recover.c. */
 must_check int wal_scan_walk(struct wal_scan *scan);
@@ -150,11 +156,10 @@ must_check int wal_refuse(struct wal_recovered *recovered, int error, const char
 
 struct wal_write {
     struct wal *wal;
-    struct io_op block_op, ring_op;
+    struct io_op op;
     uint8_t *block_bytes; /* block_bytes_max */
-    uint8_t *ring_page;   /* one page */
     struct wal_block block;
-    uint32_t pending; /* of the two writes; 0: both are durable */
+    bool pending; /* not durable yet */
     uint64_t started_ns;
 };
 
@@ -163,7 +168,8 @@ struct wal_write {
  * W2  durable_sequence and `index` move only when the oldest block in flight is wholly durable.
  * W3  an append is on `queued` until its last byte is in a block, then on `issued` until
  *     durable_sequence reaches append->sequence; both queues are in log order.
- * W4  segments[0 .. active] hold the log, segments[active + 1 ..] are ready and empty. */
+ * W4  segments[0 .. active] hold the log, segments[active + 1 ..] are ready and empty.
+ * W5  the ring holds headers of durable blocks only, up to ring_sequence. */
 struct wal {
     struct core *core;
     struct reactor *reactor;
@@ -184,11 +190,18 @@ struct wal {
     uint64_t next_sequence, durable_sequence;
     uint32_t durable_segment; /* of block durable_sequence */
     uint32_t previous_crc;
-    uint8_t *history; /* one page: the newest headers, newest first */
+    uint8_t *history; /* one trail: the newest headers, newest first */
     struct queue queued, issued;
     bool completing; /* inside the acknowledgement loop: wal_flush() waits for its end */
-    bool stalled;    /* a block waits for a segment */
-    bool fenced;     /* until a reset is durable and the superblock begins with it */
+
+    /* One page of the ring at a time, not synced: the next block's flush takes it along. */
+    struct io_op ring_op;
+    uint8_t *ring_page; /* registered */
+    uint64_t ring_sequence;
+    bool ring_busy;
+
+    bool stalled; /* a block waits for a segment */
+    bool fenced;  /* until a reset is durable and the superblock begins with it */
     bool reset_queued;
     uint32_t fence_end; /* segment of that reset, once written; 0: none */
 
@@ -218,13 +231,20 @@ static inline uint64_t wal_in_flight(const struct wal *wal)
 /* Acknowledges what is durable from the oldest block on, then writes what is queued. */
 void wal_acknowledge(struct wal *wal);
 
-/* One of the two writes of a block is complete: W2. Exposed for tests of the order. */
+/* The write of a block is complete: W2. Exposed for tests of the order. */
 void wal_write_completed(struct wal_write *write);
 
 /* Steps of the segments' life, in wal_segment.c. */
 must_check int wal_create_zeroed(const char *directory, const char *path, uint64_t bytes,
                                  const bool *abandon, struct io_file *file);
 void wal_superblock_write(struct wal *wal, bool clean); /* fiber */
+
+/* Fiber. Durably tells the ring the headers of what is durable, before a superblock calls it so. No
+ * other write of the ring may be under way. */
+void wal_ring_write(struct wal *wal);
+
+/* Fills ring_page with these headers and says where it belongs. */
+struct io_span wal_ring_page(struct wal *wal);
 void wal_keeper_start(struct wal *wal);
 void wal_keeper_stop(struct wal *wal); /* fiber: returns when it has ended */
 void wal_keeper_kick(struct wal *wal);

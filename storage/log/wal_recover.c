@@ -5,14 +5,14 @@
  * 2.1), tried in this order for the block that must come next:
  *   R1  block valid, chain valid                                   keep it
  *   R2  block bad, but something proves it was durable: a later
- *       block's or the superblock's durable_upto
- *    a  ...its own header, or the copy in the ring, is sound       faulty, proven
+ *       block's or the superblock's durable_upto, or the ring
+ *    a  ...its own header, or a copy in the ring, in its own or a
+ *       later trail, is sound                                      faulty, proven
  *    b  ...the next sound block tells what came before it, and one
  *       term spans the gap                                         faulty, proven
- *   R3  block bad, not proven, but its own page of the ring holds
- *       its header                                                 faulty, not proven: it may have
+ *   R3  block bad, not proven, but its own trail is sound          faulty, not proven: it may have
  *                                                                  been acknowledged
- *   R4  block bad, not proven, its page of the ring never landed   torn: it was never acknowledged,
+ *   R4  block bad, not proven, its own trail never landed          torn: it was never acknowledged,
  *                                                                  nor was anything behind it; cut
  *   R5  proven, and no identity to be had                          fenced
  *   R6  one superblock bad: use the other; both: refuse            (wal_scan.c) */
@@ -83,17 +83,17 @@ static bool is_proven(const struct wal_scan *scan)
     return scan->proof >= scan->expected;
 }
 
-/* The copy in the ring of the block that must come next, if it names a place where it can be. */
-static const struct wal_block *ring_identity(const struct wal_scan *scan, struct wal_position *at)
+/* The copy of the header that must come next, if it names a place where the block can be. */
+static const struct wal_block *copied_identity(const struct wal_scan *scan, struct wal_position *at)
 {
     struct wal_position places[2];
     uint32_t place_count = candidates(scan, places);
     const struct wal_block *found = NULL;
     if (scan->expected != 0) {
-        found = wal_scan_ring_header(scan, scan->expected);
+        found = wal_scan_copy(scan, scan->expected);
     } else {
-        for (uint32_t i = 0; i < scan->ring_capacity; i++) {
-            const struct wal_block *header = &scan->ring_headers[i];
+        for (uint32_t i = 0; i < scan->copy_capacity; i++) {
+            const struct wal_block *header = &scan->copies[i];
             if (header->sequence != 0 && header->segment == scan->segments[0].number &&
                 header->page == 0)
                 found = header;
@@ -110,30 +110,76 @@ static const struct wal_block *ring_identity(const struct wal_scan *scan, struct
     return NULL;
 }
 
-/* Looks behind a hole: for proof that it was durable, and for what would have to be erased if it
- * was not. Blocks in flight lie within a window; the rest is only searched once there is proof. */
+/* ---- looking behind a hole ----------------------------------------------------------------------
+ */
+
+static bool same_place(struct wal_position a, struct wal_position b)
+{
+    return a.slot == b.slot && a.offset == b.offset;
+}
+
+static void survivor_add(struct wal_scan *scan, struct wal_position at,
+                         const struct wal_block *block)
+{
+    if (block->sequence <= scan->expected || scan->survivor_count == WAL_SURVIVORS_MAX)
+        return;
+    for (uint32_t i = 0; i < scan->survivor_count; i++)
+        if (same_place(scan->survivors[i].at, at))
+            return; /* its trail, after its header */
+    scan->survivors[scan->survivor_count++] = (struct wal_survivor){.block = *block, .at = at};
+}
+
+/* A trail at this page: copies, whether the block that it ends ever had a sound header or not. */
+static void learn_trail(struct wal_scan *scan, struct wal_position at, const uint8_t *page)
+{
+    uint32_t segment = scan->segments[at.slot].number;
+    struct wal_block ends;
+    if (wal_block_decode(page, &ends) != WAL_HEADER_VALID ||
+        ends.log_id != scan->superblock.log_id || ends.segment != segment ||
+        (uint64_t)ends.page * WAL_PAGE_BYTES + wal_trail_offset(&ends) != at.offset)
+        return; /* of a recycled segment, or no trail */
+    wal_scan_learn_page(scan, page);
+    at.offset = (uint64_t)ends.page * WAL_PAGE_BYTES;
+    if (ends.sequence == scan->expected || (scan->expected == 0 && at.slot == 0 && ends.page == 0))
+        scan->own_trail = ends.sequence;
+    survivor_add(scan, at, &ends);
+}
+
+static void look_at_page(struct wal_scan *scan, struct wal_position at)
+{
+    struct wal_block block;
+    if (header_at(scan, at, &block) != WAL_HEADER_VALID) {
+        const uint8_t *page = scan_bytes(scan, at, WAL_PAGE_BYTES);
+        if (page != NULL)
+            learn_trail(scan, at, page);
+        return;
+    }
+    wal_scan_learn(scan, &block);
+    survivor_add(scan, at, &block);
+    at.offset += wal_trail_offset(&block);
+    const uint8_t *page = scan_bytes(scan, at, WAL_PAGE_BYTES);
+    if (page != NULL)
+        learn_trail(scan, at, page);
+}
+
+/* Looks behind a hole: for proof that it was durable, for copies of what it was, and for what would
+ * have to be erased if it was not. Blocks in flight lie within a window; the rest is only searched
+ * once there is proof. */
 static void look_behind(struct wal_scan *scan)
 {
     const struct wal_superblock *superblock = &scan->superblock;
     uint64_t window = (uint64_t)(superblock->writes_max + 1) * superblock->block_bytes_max;
     uint64_t looked = 0;
-    struct wal_position at = scan->at;
+    struct wal_position at = scan->at, ignored;
     for (; at.slot < scan->segment_count; at.slot++, at.offset = 0) {
         for (; at.offset < superblock->segment_bytes; at.offset += WAL_PAGE_BYTES) {
             bool proven = is_proven(scan);
-            if (proven && scan->survivor_count != 0)
+            if (proven && (scan->survivor_count != 0 || copied_identity(scan, &ignored) != NULL))
                 return;
             if (looked >= window && !proven && at.offset != 0)
                 break;
             looked += WAL_PAGE_BYTES;
-            struct wal_block block;
-            if (header_at(scan, at, &block) != WAL_HEADER_VALID || block.sequence <= scan->expected)
-                continue;
-            scan->proof = u64_max(scan->proof, block.durable_upto);
-            scan->sequence_seen_max = u64_max(scan->sequence_seen_max, block.sequence);
-            if (scan->survivor_count < WAL_SURVIVORS_MAX)
-                scan->survivors[scan->survivor_count++] =
-                    (struct wal_survivor){.block = block, .at = at};
+            look_at_page(scan, at);
         }
     }
 }
@@ -231,7 +277,7 @@ static void describe(struct wal_scan *scan, enum wal_verdict verdict, const char
 static int cut(struct wal_scan *scan)
 {
     bool any =
-        scan->header_torn || scan->survivor_count != 0 || scan->ring_sequence_max >= scan->expected;
+        scan->header_torn || scan->survivor_count != 0 || scan->sequence_seen_max >= scan->expected;
     if (any) {
         for (uint32_t i = 0; i < scan->survivor_count; i++)
             scan->recovered->torn_bytes += scan->survivors[i].block.bytes;
@@ -304,7 +350,7 @@ static void keep_bad(struct wal_scan *scan, struct wal_position at,
 {
     struct wal_block block = *identity;
     uint32_t fault = WAL_EXTENT_FAULTY | (is_proven(scan) ? WAL_EXTENT_PROVEN : 0);
-    sometimes(!is_proven(scan), "wal: bad block, not proven durable, identity in the ring");
+    sometimes(!is_proven(scan), "wal: bad block, not proven durable, trail sound");
     scan->survivor_count = 0;
     const uint8_t *body = records_good ? scan_bytes(scan, at, block.bytes) : NULL;
     if (body != NULL && wal_body_check(&block, body) == WAL_BODY_PAYLOAD_DAMAGED)
@@ -318,21 +364,21 @@ static void keep_bad(struct wal_scan *scan, struct wal_position at,
 static int decide_bad(struct wal_scan *scan, struct wal_position at, const struct wal_block *own,
                       bool records_good)
 {
-    struct wal_position ring_at = at;
-    const struct wal_block *ring = ring_identity(scan, &ring_at);
-    if (own != NULL && ring != NULL && ring->header_crc != own->header_crc)
-        ring = NULL;
-    if (!is_proven(scan))
+    if (own == NULL || !is_proven(scan))
         look_behind(scan);
-    bool ring_landed = ring != NULL && wal_scan_ring_has_own(scan, ring->sequence);
-    if (is_proven(scan) || ring_landed) {
+    struct wal_position copy_at = at;
+    const struct wal_block *copy = copied_identity(scan, &copy_at);
+    if (own != NULL && copy != NULL && copy->header_crc != own->header_crc)
+        copy = NULL;
+    bool trail_landed = copy != NULL && scan->own_trail == copy->sequence;
+    if (is_proven(scan) || trail_landed) {
         if (own != NULL) {
             keep_bad(scan, at, own, records_good);
             return 1;
         }
-        if (ring != NULL) {
-            remember_lost_header(scan, ring_at, ring);
-            keep_bad(scan, ring_at, ring, false);
+        if (copy != NULL) {
+            remember_lost_header(scan, copy_at, copy);
+            keep_bad(scan, copy_at, copy, false);
             return 1;
         }
     }
@@ -392,7 +438,7 @@ static void summarize(struct wal_scan *scan)
     struct wal_recovered *recovered = scan->recovered;
     const struct wal_index *index = &scan->index;
     recovered->hard_state = scan->last.hard_state;
-    const struct wal_block *newest = wal_scan_ring_header(scan, scan->ring_sequence_max);
+    const struct wal_block *newest = wal_scan_copy(scan, scan->sequence_seen_max);
     if (recovered->verdict == WAL_VERDICT_FENCED && newest != NULL &&
         newest->sequence > scan->last.sequence)
         recovered->hard_state = newest->hard_state; /* the most this node may have promised */
@@ -426,6 +472,18 @@ static void summarize(struct wal_scan *scan)
     }
 }
 
+/* What the log's next trails will repeat. */
+static void learn_last_trail(struct wal_scan *scan)
+{
+    struct wal_position at = scan->at;
+    if (at.offset < WAL_TRAIL_BYTES)
+        return;
+    at.offset -= WAL_TRAIL_BYTES;
+    const uint8_t *page = scan_bytes(scan, at, WAL_TRAIL_BYTES);
+    if (page != NULL)
+        learn_trail(scan, at, page);
+}
+
 int wal_scan_walk(struct wal_scan *scan)
 {
     struct wal_recovered *recovered = scan->recovered;
@@ -444,5 +502,6 @@ int wal_scan_walk(struct wal_scan *scan)
         recovered->verdict = WAL_VERDICT_EMPTY;
     verify((wal_index_check(&scan->index), true));
     summarize(scan);
+    learn_last_trail(scan);
     return 0;
 }

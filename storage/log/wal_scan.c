@@ -145,59 +145,54 @@ static int scan_superblock(struct wal_scan *scan, const char *ring_path)
     return 0;
 }
 
-const struct wal_block *wal_scan_ring_header(const struct wal_scan *scan, uint64_t sequence)
+const struct wal_block *wal_scan_copy(const struct wal_scan *scan, uint64_t sequence)
 {
-    const struct wal_block *header = &scan->ring_headers[sequence % scan->ring_capacity];
+    const struct wal_block *header = &scan->copies[sequence % scan->copy_capacity];
     return sequence != 0 && header->sequence == sequence ? header : NULL;
 }
 
-bool wal_scan_ring_has_own(const struct wal_scan *scan, uint64_t sequence)
+void wal_scan_learn(struct wal_scan *scan, const struct wal_block *block)
 {
-    return wal_scan_ring_header(scan, sequence) != NULL &&
-           scan->ring_own[sequence % scan->ring_capacity];
+    scan->sequence_seen_max = u64_max(scan->sequence_seen_max, block->sequence);
+    scan->proof = u64_max(scan->proof, block->durable_upto);
+    struct wal_block *held = &scan->copies[block->sequence % scan->copy_capacity];
+    if (held->sequence <= block->sequence)
+        *held = *block;
 }
 
-static void scan_ring_page(struct wal_scan *scan, uint32_t slot, const uint8_t *page)
+void wal_scan_learn_page(struct wal_scan *scan, const uint8_t *page)
 {
-    for (uint32_t cell = 0; cell < WAL_RING_PAGE_HEADERS; cell++) {
+    for (uint32_t cell = 0; cell < WAL_TRAIL_HEADERS; cell++) {
         struct wal_block block;
-        if (wal_block_decode(page + cell * WAL_HEADER_BYTES, &block) != WAL_HEADER_VALID ||
-            block.log_id != scan->superblock.log_id)
-            continue;
-        scan->ring_sequence_max = u64_max(scan->ring_sequence_max, block.sequence);
-        scan->proof = u64_max(scan->proof, block.durable_upto);
-        uint64_t at = block.sequence % scan->ring_capacity;
-        bool is_own = cell == 0 && block.sequence % scan->superblock.ring_slots == slot;
-        uint64_t held = scan->ring_headers[at].sequence;
-        if (held > block.sequence || (held == block.sequence && !is_own))
-            continue;
-        scan->ring_headers[at] = block;
-        scan->ring_own[at] = is_own;
+        if (wal_block_decode(page + cell * WAL_HEADER_BYTES, &block) == WAL_HEADER_VALID &&
+            block.log_id == scan->superblock.log_id)
+            wal_scan_learn(scan, &block);
     }
 }
 
+/* W5: what the ring holds was durable. */
 static int scan_ring(struct wal_scan *scan, const char *ring_path)
 {
     uint32_t slots = scan->superblock.ring_slots;
-    scan->ring_capacity = slots + WAL_RING_PAGE_HEADERS;
-    scan->ring_headers = calloc(scan->ring_capacity, sizeof(*scan->ring_headers));
-    scan->ring_own = calloc(scan->ring_capacity, sizeof(*scan->ring_own));
-    if (scan->ring_headers == NULL || scan->ring_own == NULL)
+    scan->copy_capacity = slots * WAL_RING_STRIDE + WAL_TRAIL_HEADERS;
+    scan->copies = calloc(scan->copy_capacity, sizeof(*scan->copies));
+    if (scan->copies == NULL)
         return -ENOMEM;
     for (uint32_t slot = 0; slot < slots; slot++) {
-        const uint8_t *page =
-            wal_reader_get(&scan->reader, wal_ring_offset(slots, slot), WAL_PAGE_BYTES);
+        uint64_t offset = wal_ring_offset(slots, (uint64_t)slot * WAL_RING_STRIDE);
+        const uint8_t *page = wal_reader_get(&scan->reader, offset, WAL_PAGE_BYTES);
         if (page == NULL)
             return wal_refuse(scan->recovered, ERR_CORRUPT, ring_path, 0, "the file is too short");
-        scan_ring_page(scan, slot, page);
+        wal_scan_learn_page(scan, page);
     }
-    scan->sequence_seen_max = scan->ring_sequence_max;
+    scan->ring_sequence_max = scan->sequence_seen_max;
+    scan->proof = u64_max(scan->proof, scan->ring_sequence_max);
     return 0;
 }
 
 static int scan_check_ring_against_segments(struct wal_scan *scan)
 {
-    const struct wal_block *newest = wal_scan_ring_header(scan, scan->ring_sequence_max);
+    const struct wal_block *newest = wal_scan_copy(scan, scan->ring_sequence_max);
     if (newest == NULL)
         return 0;
     uint32_t last = scan->segments[scan->segment_count - 1].number;
@@ -313,13 +308,11 @@ void wal_scan_deinit(struct wal_scan *scan)
     wal_index_deinit(&scan->index);
     free(scan->segments);
     free(scan->numbers);
-    free(scan->ring_headers);
-    free(scan->ring_own);
+    free(scan->copies);
     free(scan->lost_headers);
     scan->segments = NULL;
     scan->numbers = NULL;
-    scan->ring_headers = NULL;
-    scan->ring_own = NULL;
+    scan->copies = NULL;
     scan->lost_headers = NULL;
     scan->segment_count = 0;
 }
@@ -371,14 +364,13 @@ void wal_scan_discard_tail(struct wal_scan *scan)
      * block missing, and is decided the same way. */
     for (uint32_t i = scan->survivor_count; i > 0; i--) {
         const struct wal_survivor *survivor = &scan->survivors[i - 1];
-        write_page(scan->segments[survivor->at.slot].file, zeros, survivor->at.offset, "a segment");
+        struct io_file file = scan->segments[survivor->at.slot].file;
+        uint64_t trail = survivor->at.offset + wal_trail_offset(&survivor->block);
+        write_page(file, zeros, survivor->at.offset, "a segment");
+        write_page(file, zeros, trail, "a segment");
     }
     if (scan->header_torn)
         write_page(scan->segments[scan->at.slot].file, zeros, scan->at.offset, "a segment");
-    uint32_t slots = scan->superblock.ring_slots;
-    invariant(scan->ring_sequence_max < scan->expected + slots);
-    for (uint64_t sequence = scan->ring_sequence_max; sequence >= scan->expected && sequence > 0;
-         sequence--)
-        write_page(scan->ring, zeros, wal_ring_offset(slots, sequence), "ring");
+    invariant(scan->survivor_count == 0 || scan->ring_sequence_max < scan->expected); /* W5 */
     buffer_release_or_free(reactor_buffers(core_reactor(core_current())), zeros);
 }

@@ -232,6 +232,22 @@ static void end_fence(struct wal *wal)
     wal_acknowledge(wal);
 }
 
+void wal_ring_write(struct wal *wal)
+{
+    invariant(!wal->ring_busy);
+    if (wal->durable_sequence == wal->ring_sequence)
+        return;
+    wal->ring_busy = true;
+    struct io_span span = wal_ring_page(wal);
+    int32_t result = await_write(wal->ring, span, IO_WRITE_DURABLE);
+    if (result != (int32_t)WAL_PAGE_BYTES)
+        fatal("log write failed: %s/ring offset %llu: %s", wal->directory,
+              (unsigned long long)span.offset, result < 0 ? err_text(result) : "short write");
+    wal->ring_busy = false;
+    if (wal_in_flight(wal) == 0)
+        wal_went_idle(wal);
+}
+
 static void keeper_main(void *argument)
 {
     struct wal *wal = argument;
@@ -245,8 +261,9 @@ static void keeper_main(void *argument)
         if (wal->stalled)
             wal_flush(wal);
         prepare_segments(wal);
-        if (wal->mark_wanted) {
+        if (wal->mark_wanted && !wal->ring_busy) {
             wal->mark_wanted = false;
+            wal_ring_write(wal);
             wal_superblock_write(wal, false);
         }
         if (!wal->closing)
@@ -261,7 +278,7 @@ static void keeper_main(void *argument)
 static void idle_mark(struct timer *timer)
 {
     struct wal *wal = container_of(timer, struct wal, idle_timer);
-    if (wal_in_flight(wal) != 0) {
+    if (wal_in_flight(wal) != 0 || wal->ring_busy) {
         wal_went_idle(wal);
         return;
     }
@@ -272,7 +289,7 @@ static void idle_mark(struct timer *timer)
 void wal_went_idle(struct wal *wal)
 {
     if (wal->draining) {
-        if (queue_is_empty(&wal->queued))
+        if (queue_is_empty(&wal->queued) && !wal->ring_busy)
             fiber_event_signal(&wal->idle_event);
         return;
     }

@@ -330,7 +330,7 @@ static void log_open(struct stack *stack, uint64_t acknowledged)
     struct wal_recovered recovered;
     struct wal_options options = {.directory = "/data/log",
                                   .segment_bytes = 32 * KIB,
-                                  .block_bytes_max = 8192,
+                                  .block_bytes_max = 16384,
                                   .ring_slots = 64,
                                   .alone = true};
     int error = wal_open(&options, &stack->wal, &recovered);

@@ -127,15 +127,14 @@ bool whole_media_has(struct whole_media *media, uint64_t index, uint64_t term)
 const struct hard_state *whole_media_hard_state(struct whole_media *media)
 {
     const struct wal *wal = media->wal;
-    char path[WAL_PATH_BYTES];
-    struct wal_block block;
     if (wal == NULL || wal->durable_sequence == media->hard_state_sequence)
         return &media->hard_state;
-    wal_path(path, wal->directory, "ring");
-    uint64_t offset = wal_ring_offset(wal->ring_slots, wal->durable_sequence);
-    if (sim_disk_read_durable(media->disk, path, offset, media->block, WAL_PAGE_BYTES) &&
-        wal_block_decode(media->block, &block) == WAL_HEADER_VALID && block.log_id == wal->log_id &&
-        block.sequence == wal->durable_sequence) {
+    struct wal_block newest, block;
+    size_t cell = (size_t)wal_in_flight(wal) * WAL_HEADER_BYTES;
+    if (wal_block_decode(wal->history + cell, &newest) == WAL_HEADER_VALID &&
+        newest.sequence == wal->durable_sequence &&
+        read_block(media, newest.segment, newest.page, &block)) {
+        invariant(block.header_crc == newest.header_crc);
         media->hard_state = block.hard_state;
         media->hard_state_sequence = block.sequence;
     }

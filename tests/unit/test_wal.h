@@ -116,8 +116,8 @@ static inline void in_fiber(void (*function)(void))
 static inline struct wal_options small_options(const char *directory)
 {
     return (struct wal_options){.directory = directory,
-                                .segment_bytes = 64 * KIB,
-                                .block_bytes_max = 8192,
+                                .segment_bytes = 128 * KIB,
+                                .block_bytes_max = 16384,
                                 .ring_slots = 64,
                                 .idle_mark_ns = 3600 * NS_PER_S}; /* a slow disk is no rest */
 }

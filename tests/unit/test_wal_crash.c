@@ -113,19 +113,17 @@ static void settle_write(const char *file, uint64_t offset, const uint8_t *bytes
  * anything. */
 static void crash(struct wal *wal)
 {
-    char segment[WAL_PATH_BYTES], ring[192];
+    char segment[WAL_PATH_BYTES];
     const char *image = directory[1 - current];
     frozen = true;
     copy_log(directory[current], image);
-    snprintf(ring, sizeof(ring), "%s/ring", image);
     for (uint64_t s = wal->durable_sequence + 1; s < wal->next_sequence; s++) {
         const struct wal_write *write = &wal->writes[s % wal->writes_max];
-        if (write->pending == 0)
+        if (!write->pending)
             continue;
         wal_segment_path(segment, image, write->block.segment);
         settle_write(segment, (uint64_t)write->block.page * WAL_PAGE_BYTES, write->block_bytes,
                      write->block.bytes);
-        settle_write(ring, wal_ring_offset(wal->ring_slots, s), write->ring_page, WAL_PAGE_BYTES);
     }
     queue_init(&wal->queued, QUEUE_UNBOUNDED); /* nothing more leaves; the old directory is done */
     wal_close(wal);

@@ -37,7 +37,7 @@ static void expect_field(const uint8_t *bytes, const char *field, uint64_t want)
 static struct wal_block sample_block(void)
 {
     return (struct wal_block){.flags = WAL_BLOCK_REPAIR,
-                              .bytes = 8192,
+                              .bytes = 12288,
                               .used_bytes = 4500,
                               .log_id = 0x1112131415161718,
                               .sequence = 0x2122232425262728,
@@ -187,7 +187,8 @@ static const struct {
 } lies[] = {
     {"as it is", 48, 4, 7, WAL_HEADER_VALID},
     {"no magic", 0, 4, 0, WAL_HEADER_ABSENT},
-    {"later format", 4, 2, 2, WAL_HEADER_VERSION},
+    {"an earlier format", 4, 2, 1, WAL_HEADER_VERSION},
+    {"later format", 4, 2, 3, WAL_HEADER_VERSION},
     {"unknown flag", 6, 2, 64, WAL_HEADER_DAMAGED},
     {"last fragment of nothing", 6, 2, WAL_BLOCK_FRAGMENT_LAST, WAL_HEADER_DAMAGED},
     {"middle fragment with an entry", 6, 2, WAL_BLOCK_FRAGMENT, WAL_HEADER_DAMAGED},
@@ -195,7 +196,8 @@ static const struct {
     {"size zero", 12, 4, 0, WAL_HEADER_DAMAGED},
     {"size not in pages", 12, 4, 8191, WAL_HEADER_DAMAGED},
     {"size above the limit", 12, 4, 2 * WAL_BLOCK_BYTES_LIMIT, WAL_HEADER_DAMAGED},
-    {"uses more than it has", 52, 4, 8193, WAL_HEADER_DAMAGED},
+    {"no room for a trail", 12, 4, 4096, WAL_HEADER_DAMAGED},
+    {"uses its trail", 52, 4, 8193, WAL_HEADER_DAMAGED},
     {"uses less than a header", 52, 4, 127, WAL_HEADER_DAMAGED},
     {"more entries than fit", 48, 4, 138, WAL_HEADER_DAMAGED},
     {"sequence zero", 24, 8, 0, WAL_HEADER_DAMAGED},

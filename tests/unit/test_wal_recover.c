@@ -10,14 +10,15 @@ TestSuite(wal_recover, .init = world_open, .fini = world_close, .timeout = 600);
 struct row {
     const char *why;
     uint64_t terms[BLOCKS];
-    bool parallel;        /* all four in flight at once: no block proves another */
-    bool clean;           /* closed in order: the superblock proves all */
-    bool rested;          /* idle for a moment: the superblock proves all */
-    uint32_t payload;     /* blocks (bit n: block n) whose payload has a flipped bit */
-    uint32_t header;      /* ...whose header has */
-    uint32_t absent;      /* ...whose page is zeros, as before the write */
-    uint32_t ring_own;    /* ...whose ring page is zeros */
-    uint32_t ring_copies; /* ...whose header is destroyed wherever the ring repeats it */
+    bool parallel;         /* all four in flight at once: no block proves another */
+    bool clean;            /* closed in order: the superblock proves all */
+    bool rested;           /* idle for a moment: the superblock proves all */
+    uint32_t payload;      /* blocks (bit n: block n) whose payload has a flipped bit */
+    uint32_t header;       /* ...whose header has */
+    uint32_t absent;       /* ...whose page is zeros, as before the write */
+    uint32_t trail;        /* ...whose trail is zeros */
+    uint32_t copies;       /* ...whose header is destroyed in every trail and in the ring */
+    uint32_t trail_copies; /* ...in every trail, but not in the ring */
     enum wal_verdict verdict;
     uint64_t last_index;
     uint64_t fault_first, fault_last;
@@ -37,7 +38,7 @@ static const struct row rows[] = {
      .fault_first = 4,
      .fault_last = 4,
      .proven = true},
-    {.why = "R2a: header gone, the ring knows it",
+    {.why = "R2a: header gone, its trail knows it",
      .terms = {1, 2, 3, 4},
      .header = B(2),
      .verdict = WAL_VERDICT_FAULTY,
@@ -45,10 +46,10 @@ static const struct row rows[] = {
      .fault_first = 4,
      .fault_last = 6,
      .proven = true},
-    {.why = "R2a: whole page gone, only a later ring page repeats the header",
+    {.why = "R2a: whole block gone, only a later trail repeats the header",
      .terms = {1, 2, 3, 4},
      .absent = B(2),
-     .ring_own = B(2),
+     .trail = B(2),
      .verdict = WAL_VERDICT_FAULTY,
      .last_index = 12,
      .fault_first = 4,
@@ -57,7 +58,7 @@ static const struct row rows[] = {
     {.why = "R2b: no copy anywhere, but neighbours of one term give it away",
      .terms = {1, 1, 1, 1},
      .absent = B(2),
-     .ring_copies = B(2),
+     .copies = B(2),
      .verdict = WAL_VERDICT_FAULTY,
      .last_index = 12,
      .fault_first = 4,
@@ -66,7 +67,7 @@ static const struct row rows[] = {
     {.why = "R2b: two lost blocks of one term",
      .terms = {1, 1, 1, 1},
      .absent = B(2) | B(3),
-     .ring_copies = B(2) | B(3),
+     .copies = B(2) | B(3),
      .verdict = WAL_VERDICT_FAULTY,
      .last_index = 12,
      .fault_first = 4,
@@ -75,62 +76,62 @@ static const struct row rows[] = {
     {.why = "R5: the very first block lost, nothing before it tells its term",
      .terms = {1, 1, 1, 1},
      .absent = B(1),
-     .ring_copies = B(1),
+     .copies = B(1),
      .verdict = WAL_VERDICT_FENCED,
      .last_index = 0},
     {.why = "R5: no copy anywhere and the term changes in the gap",
      .terms = {1, 2, 2, 2},
      .absent = B(2),
-     .ring_copies = B(2),
+     .copies = B(2),
      .verdict = WAL_VERDICT_FENCED,
      .last_index = 3},
-    {.why = "R3: last block bad, its ring page landed",
+    {.why = "R3: last block bad, its trail landed",
      .terms = {1, 1, 1, 1},
      .payload = B(4),
      .verdict = WAL_VERDICT_FAULTY,
      .last_index = 12,
      .fault_first = 10,
      .fault_last = 10},
-    {.why = "R3: last block never landed, its ring page did",
+    {.why = "R3: last block never landed, its trail did",
      .terms = {1, 1, 1, 1},
      .absent = B(4),
      .verdict = WAL_VERDICT_FAULTY,
      .last_index = 12,
      .fault_first = 10,
      .fault_last = 12},
-    {.why = "R4: last block never landed, nor its ring page",
+    {.why = "R4: last block never landed, nor its trail",
      .terms = {1, 1, 1, 1},
      .absent = B(4),
-     .ring_own = B(4),
+     .trail = B(4),
      .verdict = WAL_VERDICT_OK,
      .last_index = 9},
-    {.why = "R4: last block torn, its ring page never landed",
+    {.why = "R4: last block torn, its trail never landed",
      .terms = {1, 1, 1, 1},
      .payload = B(4),
-     .ring_own = B(4),
+     .trail = B(4),
      .verdict = WAL_VERDICT_TORN,
      .last_index = 9},
-    {.why = "R4: last header torn, its ring page never landed",
+    {.why = "R4: last header torn, its trail never landed",
      .terms = {1, 1, 1, 1},
      .header = B(4),
-     .ring_own = B(4),
+     .trail = B(4),
      .verdict = WAL_VERDICT_TORN,
      .last_index = 9},
     {.why = "R4: an honest hole: later blocks landed, this one did not",
      .terms = {1, 1, 2, 2},
      .parallel = true,
      .absent = B(2),
-     .ring_own = B(2),
+     .trail = B(2),
      .verdict = WAL_VERDICT_TORN,
      .last_index = 3},
     {.why = "R4: a hole at the very first block",
      .terms = {1, 1, 1, 1},
      .parallel = true,
      .absent = B(1),
-     .ring_own = B(1),
+     .trail = B(1),
      .verdict = WAL_VERDICT_TORN,
      .last_index = 0},
-    {.why = "R3: a hole whose ring page landed",
+    {.why = "R3: a hole whose trail landed",
      .terms = {1, 1, 2, 2},
      .parallel = true,
      .absent = B(2),
@@ -142,14 +143,14 @@ static const struct row rows[] = {
      .terms = {1, 1, 1, 1},
      .clean = true,
      .absent = B(4),
-     .ring_copies = B(4),
+     .copies = B(4),
      .verdict = WAL_VERDICT_FENCED,
      .last_index = 9},
     {.why = "R2a: last block rotten after a clean close",
      .terms = {1, 1, 1, 1},
      .clean = true,
      .payload = B(4),
-     .ring_copies = B(4),
+     .copies = B(4),
      .verdict = WAL_VERDICT_FAULTY,
      .last_index = 12,
      .fault_first = 10,
@@ -159,12 +160,22 @@ static const struct row rows[] = {
      .terms = {1, 1, 1, 1},
      .rested = true,
      .absent = B(4),
-     .ring_copies = B(4),
+     .copies = B(4),
      .verdict = WAL_VERDICT_FENCED,
      .last_index = 9},
-    {.why = "ring pages alone may rot: blocks are enough",
+    {.why = "R2a: after a rest the ring alone knows the last block",
+     .terms = {1, 1, 1, 2},
+     .rested = true,
+     .header = B(4),
+     .trail_copies = B(4),
+     .verdict = WAL_VERDICT_FAULTY,
+     .last_index = 12,
+     .fault_first = 10,
+     .fault_last = 12,
+     .proven = true},
+    {.why = "trails alone may rot: blocks are enough",
      .terms = {1, 1, 2, 2},
-     .ring_own = B(1) | B(2) | B(3) | B(4),
+     .trail = B(1) | B(2) | B(3) | B(4),
      .verdict = WAL_VERDICT_OK,
      .last_index = 12},
 };
@@ -202,12 +213,13 @@ static void write_image(void)
 
 static void damage_image(void)
 {
+    const uint64_t block_bytes = WAL_BLOCK_BYTES_MIN;
     char segment[160], ring[160];
     uint8_t zeros[WAL_PAGE_BYTES] = {0};
     snprintf(segment, sizeof(segment), "%s/0000000001.log", crashed);
     snprintf(ring, sizeof(ring), "%s/ring", crashed);
     for (uint64_t block = 1; block <= BLOCKS; block++) {
-        uint64_t at = (block - 1) * WAL_PAGE_BYTES;
+        uint64_t at = (block - 1) * block_bytes;
         uint8_t byte;
         if (row->payload & B(block)) {
             fetch_bytes(segment, at + 200, &byte, 1);
@@ -221,10 +233,15 @@ static void damage_image(void)
         }
         if (row->absent & B(block))
             patch(segment, at, zeros, sizeof(zeros));
-        if ((row->ring_own | row->ring_copies) & B(block))
-            patch(ring, wal_ring_offset(64, block), zeros, sizeof(zeros));
-        for (uint64_t later = block; later <= BLOCKS && row->ring_copies & B(block); later++)
-            patch(ring, wal_ring_offset(64, later) + (later - block) * WAL_HEADER_BYTES, zeros,
+        if (row->trail & B(block))
+            patch(segment, at + block_bytes - WAL_TRAIL_BYTES, zeros, WAL_TRAIL_BYTES);
+        bool no_copy = ((row->copies | row->trail_copies) & B(block)) != 0;
+        for (uint64_t later = block; later <= BLOCKS && no_copy; later++)
+            patch(segment,
+                  later * block_bytes - WAL_TRAIL_BYTES + (later - block) * WAL_HEADER_BYTES, zeros,
+                  WAL_HEADER_BYTES);
+        if (row->copies & B(block)) /* written last with all four durable, or never */
+            patch(ring, wal_ring_offset(64, BLOCKS) + (BLOCKS - block) * WAL_HEADER_BYTES, zeros,
                   WAL_HEADER_BYTES);
     }
 }
@@ -452,7 +469,7 @@ static void harm_superblock_version(void)
 }
 static void harm_block_version(void)
 {
-    new_version("0000000001.log", 4096);
+    new_version("0000000001.log", WAL_BLOCK_BYTES_MIN);
 }
 static void harm_ring_missing(void)
 {
@@ -487,7 +504,7 @@ static const struct {
     {"R6: both superblocks bad", harm_both_superblocks, ERR_CORRUPT, "ring"},
     {"bad magic in a directory that is not empty", harm_magic, ERR_CORRUPT, "bad magic"},
     {"superblock of a later format", harm_superblock_version, ERR_VERSION, "ring"},
-    {"block of a later format", harm_block_version, ERR_VERSION, "0000000001.log at offset 4096"},
+    {"block of a later format", harm_block_version, ERR_VERSION, "0000000001.log at offset 8192"},
     {"ring file missing", harm_ring_missing, ERR_CORRUPT, "ring file is missing"},
     {"segment missing", harm_segment_missing, ERR_CORRUPT, "0000000001.log"},
     {"ring file too short", harm_ring_short, ERR_CORRUPT, "ring"},
