@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -12,6 +13,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"raft/tests/harness"
 )
 
@@ -25,9 +28,12 @@ const (
 )
 
 // open gives the official client, as a user would make it; it dials again soon.
-func open(endpoints ...string) (*clientv3.Client, error) {
+func open(endpoints ...string) (*clientv3.Client, error) { return openSynced(0, endpoints...) }
+
+// openSynced asks for the members again and again, and so follows a cluster that changes.
+func openSynced(every time.Duration, endpoints ...string) (*clientv3.Client, error) {
 	redial := backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.6, MaxDelay: 300 * time.Millisecond}
-	return clientv3.New(clientv3.Config{Endpoints: endpoints, DialTimeout: time.Second, Logger: zap.NewNop(),
+	return clientv3.New(clientv3.Config{Endpoints: endpoints, AutoSyncInterval: every, DialTimeout: time.Second, Logger: zap.NewNop(),
 		DialOptions: []grpc.DialOption{grpc.WithConnectParams(
 			grpc.ConnectParams{Backoff: redial, MinConnectTimeout: time.Second})}})
 }
@@ -40,6 +46,27 @@ type clusterLoad struct {
 	prefix  string        // of this round's keys
 	names   []string
 	clients []*clientv3.Client // one a member, then the one that knows all
+	patient time.Duration      // no worker of the client that knows all waits longer for a success; 0: for ever
+	mutex   sync.Mutex
+	problem error // of a client: an error that no retry helps, or patience at its end
+}
+
+// complain keeps the first.
+func (l *clusterLoad) complain(err error) {
+	l.mutex.Lock()
+	defer l.mutex.Unlock()
+	if l.problem == nil {
+		l.problem = err
+	}
+}
+
+// temporary tells whether a client would try again.
+func temporary(err error) bool {
+	switch status.Code(err) {
+	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted, codes.Canceled:
+		return true
+	}
+	return errors.Is(err, context.DeadlineExceeded)
 }
 
 func newClusterLoad(cluster *harness.Cluster, serial *atomic.Int64, prefix string) (*clusterLoad, error) {
@@ -118,6 +145,9 @@ func (l *clusterLoad) do(ctx context.Context, client int, c call, modified int64
 	from := l.history.now()
 	a := perform(limited, l.clients[client], c, modified)
 	l.history.add(event{call: c, answer: a, from: from, to: l.history.now()})
+	if !a.known && !temporary(a.err) {
+		l.complain(fmt.Errorf("%s through %s: %w", describe(c, a), c.client, a.err))
+	}
 	return a
 }
 
@@ -128,6 +158,7 @@ func (l *clusterLoad) worker(ctx context.Context, client int, random *rand.Rand)
 		modified int64
 	}
 	last := map[string]seen{}
+	served := time.Now()
 	for ctx.Err() == nil {
 		c := call{key: l.key(random.IntN(clusterKeys))}
 		switch n := random.IntN(100); {
@@ -144,6 +175,11 @@ func (l *clusterLoad) worker(ctx context.Context, client int, random *rand.Rand)
 			c.value = fmt.Sprint(l.serial.Add(1))
 		}
 		a := l.do(context.Background(), client, c, last[c.key].modified)
+		if a.known {
+			served = time.Now()
+		} else if wait := time.Since(served); l.patient > 0 && wait > l.patient && client == len(l.clients)-1 {
+			l.complain(fmt.Errorf("no success within %v: %w", wait, a.err))
+		}
 		switch {
 		case !a.known:
 		case c.kind == opPut || a.swapped:
@@ -174,7 +210,7 @@ func (l *clusterLoad) run(random *rand.Rand, disturb func() error) error {
 	err := disturb()
 	cancel()
 	group.Wait()
-	return err
+	return errors.Join(err, l.problem)
 }
 
 // settle reads every key through every member, until each has answered: the history's end.

@@ -239,3 +239,30 @@ func TestCluster(t *testing.T) {
 	}
 	t.Logf("%d rounds: %d calls answered, %d writes not; %v", rounds, r.known, r.unknown, r.done)
 }
+
+// Five members lose two at once, and more.
+func TestFiveMembers(t *testing.T) {
+	r := startCluster(t, seeded(t), 5)
+	another := func(leader *harness.Member) *harness.Member {
+		m := r.any()
+		for m == leader {
+			m = r.any()
+		}
+		return m
+	}
+	rounds := []disturbance{
+		{"kill of the leader and another", true, func(r *clusterRun, leader *harness.Member) error {
+			return r.killed(leader, another(leader))
+		}},
+		{"pause of the leader and another", true, func(r *clusterRun, leader *harness.Member) error {
+			return r.paused(leader, another(leader))
+		}},
+		{"kill of all but one", false, disturbances[6].do},
+	}
+	for i, d := range rounds {
+		if err := r.round(uint64(i), d); err != nil {
+			t.Fatalf("%s: %v", d.name, err)
+		}
+	}
+	t.Logf("%d calls answered, %d writes not; %v", r.known, r.unknown, r.done)
+}

@@ -12,7 +12,7 @@
 // others and of all. Clients write and read through every member meanwhile, and what they saw has to
 // be linearizable (history.go): key by key, and by the revisions of all answers. TestPartitions puts
 // the members into network namespaces and cuts them off from each other, in one direction or both;
-// it needs root and nftables, and skips without.
+// it needs root and nftables, and skips without. TestReplaceAll replaces every member by a new one.
 //
 //	RAFTD     program under test   [build/release/bin/raftd]
 //	RAFTCTL   reads the log        [build/release/bin/raftctl]

@@ -145,20 +145,34 @@ func Signal(signal syscall.Signal, members ...*Member) error {
 	return nil
 }
 
-// Add makes room for a member, asks `through` to add it, and launches it.
-func (c *Cluster) Add(ctx context.Context, through *Member, learner bool) (*Member, uint64, error) {
+// Prepare makes room for one more member, which is to be added to the running cluster and launched.
+func (c *Cluster) Prepare() (*Member, error) {
 	m, err := c.prepare()
+	if err == nil {
+		m.Initial, m.State = c.initial(), "existing"
+	}
+	return m, err
+}
+
+// Add prepares a member, asks `through` to add it, and launches it.
+func (c *Cluster) Add(ctx context.Context, through *Member, learner bool) (*Member, uint64, error) {
+	m, err := c.Prepare()
 	if err != nil {
 		return nil, 0, err
 	}
-	m.Initial, m.State = c.initial(), "existing"
-	reply, err := pb.NewClusterClient(through.Conn).MemberAdd(ctx,
-		&pb.MemberAddRequest{PeerURLs: []string{m.PeerURL()}, IsLearner: learner})
-	if err != nil {
-		c.Forget(m)
-		return nil, 0, err
+	cluster := pb.NewClusterClient(through.Conn)
+	reply, err := cluster.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{m.PeerURL()}, IsLearner: learner})
+	if err == nil {
+		return m, reply.Member.ID, m.Launch()
 	}
-	return m, reply.Member.ID, m.Launch()
+	list, _ := cluster.MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
+	for _, other := range list.GetMembers() { // only the answer was lost
+		if slices.Contains(other.PeerURLs, m.PeerURL()) {
+			return m, other.ID, m.Launch()
+		}
+	}
+	c.Forget(m)
+	return nil, 0, err
 }
 
 // Forget leaves a member out from now on; its process is not touched.
