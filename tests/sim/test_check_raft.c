@@ -209,6 +209,19 @@ Test(check_raft, a_follower_commits_first)
     expect_fail("commit");
 }
 
+Test(check_raft, a_lone_voter_commits_what_its_disk_has)
+{
+    append(2, 1, "a", ENTRY_NORMAL);
+    group.rafts[2].config = (struct raft_config){.voters = {.count = 1, .ids = {2}}};
+    group.durable[1] = group.durable[3] = false;
+    commit(2, 2);
+    expect_pass();
+    append(2, 1, "b", ENTRY_NORMAL);
+    group.durable[2] = false;
+    commit(2, 3);
+    expect_fail("commit");
+}
+
 Test(check_raft, a_follower_commits_another_entry)
 {
     lead(1, 2);
