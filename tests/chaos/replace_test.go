@@ -47,11 +47,14 @@ func identity(ctx context.Context, through, m *harness.Member) (uint64, error) {
 func (r *clusterRun) replaced(old *harness.Member) error {
 	c := r.cluster
 	through := c.Members[(slices.Index(c.Members, old)+1)%len(c.Members)]
-	var added *harness.Member
-	var id uint64
 	c.Flags = r.launchFlags()
-	err := until("adding a learner", func(ctx context.Context) (err error) {
-		added, id, err = c.Add(ctx, through, true)
+	added, err := c.Prepare()
+	if err != nil {
+		return err
+	}
+	var id uint64
+	err = until("adding a learner", func(ctx context.Context) (err error) {
+		id, err = c.Add(ctx, added, through, true)
 		return err
 	})
 	if err != nil {

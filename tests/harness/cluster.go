@@ -154,25 +154,20 @@ func (c *Cluster) Prepare() (*Member, error) {
 	return m, err
 }
 
-// Add prepares a member, asks `through` to add it, and launches it.
-func (c *Cluster) Add(ctx context.Context, through *Member, learner bool) (*Member, uint64, error) {
-	m, err := c.Prepare()
-	if err != nil {
-		return nil, 0, err
-	}
+// Add asks `through` to add a prepared member, and launches it. An error: try again.
+func (c *Cluster) Add(ctx context.Context, m, through *Member, learner bool) (id uint64, err error) {
 	cluster := pb.NewClusterClient(through.Conn)
 	reply, err := cluster.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{m.PeerURL()}, IsLearner: learner})
 	if err == nil {
-		return m, reply.Member.ID, m.Launch()
+		return reply.Member.ID, m.Launch()
 	}
 	list, _ := cluster.MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
 	for _, other := range list.GetMembers() { // only the answer was lost
 		if slices.Contains(other.PeerURLs, m.PeerURL()) {
-			return m, other.ID, m.Launch()
+			return other.ID, m.Launch()
 		}
 	}
-	c.Forget(m)
-	return nil, 0, err
+	return 0, err
 }
 
 // Forget leaves a member out from now on; its process is not touched.
