@@ -247,6 +247,8 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
                               raft->options.pre_vote ? RAFT_CAMPAIGN_PRE : RAFT_CAMPAIGN_REAL);
         if (raft->role == RAFT_ROLE_FOLLOWER)
             raft->leader = 0; /* we may not replace it yet, but let others */
+    } else if (raft->log.faulty_index != 0 && now_ns >= election_due_ns(raft)) {
+        raft->leader = 0;
     }
     verify((raft_check(raft), true));
     return 0;
@@ -254,8 +256,9 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
 
 uint64_t raft_deadline_ns(const struct raft *raft)
 {
+    bool waits = raft_promotable(raft) || (raft->log.faulty_index != 0 && raft->leader != 0);
     if (raft->role != RAFT_ROLE_LEADER)
-        return raft_promotable(raft) ? election_due_ns(raft) : UINT64_MAX;
+        return waits ? election_due_ns(raft) : UINT64_MAX;
     uint64_t due_ns =
         u64_min(raft->heartbeat_due_ns, raft->quorum_check_ns + raft->options.election_timeout_ns);
     if (raft->transferee != 0)
@@ -460,6 +463,41 @@ void raft_restrict(struct raft *raft, bool restricted)
     if (restricted && !planted_bug(restricted_campaign) &&
         (raft->role == RAFT_ROLE_PRE_CANDIDATE || raft->role == RAFT_ROLE_CANDIDATE))
         raft_become_follower(raft, raft->term, 0); /* a round under way ends too */
+}
+
+void raft_set_faulty(struct raft *raft, uint64_t index)
+{
+    invariant(index == 0 || (index > raft->log.applying_index && index <= raft->log.durable_index));
+    raft->log.faulty_index = index;
+    if (index != 0 && (raft->role == RAFT_ROLE_PRE_CANDIDATE || raft->role == RAFT_ROLE_CANDIDATE))
+        raft_become_follower(raft, raft->term, 0);
+    verify((raft_check(raft), true));
+}
+
+bool raft_burn_term(struct raft *raft, uint64_t term, uint64_t asker)
+{
+    if (raft->role == RAFT_ROLE_LEADER || raft->leader != 0 || term <= raft->term ||
+        raft_holds_vote(raft))
+        return false;
+    raft_become_follower(raft, term, 0);
+    raft->vote = asker;
+    verify((raft_check(raft), true));
+    return true;
+}
+
+bool raft_term_is_burnt(const struct raft *raft, uint64_t term, uint64_t asker)
+{
+    return raft->role == RAFT_ROLE_FOLLOWER && raft->term == term && raft->vote == asker &&
+           raft->hard_state_issued.term == term && raft->append_done == raft->append_issued;
+}
+
+void raft_drop_tail(struct raft *raft, uint64_t index)
+{
+    invariant(raft->role == RAFT_ROLE_FOLLOWER && raft->leader == 0);
+    invariant(index > raft->log.committed_index && index <= raft->log.last_index);
+    raft->truncated |= index <= raft->log.issued_index;
+    raft_log_truncate(&raft->log, index);
+    verify((raft_check(raft), true));
 }
 
 void raft_compact(struct raft *raft, uint64_t index)

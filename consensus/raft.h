@@ -326,7 +326,28 @@ void raft_forget_leader(struct raft *raft);
 /* A leader gives up (its disk hangs, say). */
 void raft_step_down(struct raft *raft);
 
-/* A node with damaged entries must not campaign until they are repaired. */
+/* The lowest entry above applying that this node lost the bytes of (its index and term are known
+ * still), or 0: none. While there is one the node votes and follows as ever, but does not campaign,
+ * acknowledges only what lies below it, and gives nothing from it on to the apply lane. Whoever
+ * finds the bytes elsewhere calls again with the next one. A new leader whose history differs there
+ * ends it too. At a leader it does not take back what was acknowledged. */
+void raft_set_faulty(struct raft *raft, uint64_t index);
+
+/*
+ * What settles whether an entry that nobody seems to hold was ever committed. A member that knows
+ * no leader gives its vote of the newer `term` to `asker` without comparing logs, where `asker`
+ * does not campaign in that term (for itself it calls this too): nobody leads in it, and appends of
+ * earlier terms find no listener any more. What a member does not hold once this is durable
+ * (raft_term_is_burnt()) only a leader of a later term could bring, and none has it when no member
+ * does. False: this node leads or follows, or its term is not older.
+ */
+must_check bool raft_burn_term(struct raft *raft, uint64_t term, uint64_t asker);
+bool raft_term_is_burnt(const struct raft *raft, uint64_t term, uint64_t asker);
+
+/* Entries >= index are on no majority and never can be. No leader, index > committed. */
+void raft_drop_tail(struct raft *raft, uint64_t index);
+
+/* This node must not campaign for now. */
 void raft_restrict(struct raft *raft, bool restricted);
 
 /* The transport lost messages to `peer`. */

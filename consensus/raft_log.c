@@ -185,6 +185,8 @@ void raft_log_truncate(struct raft_log *log, uint64_t index)
     }
     log->issued_index = u64_min(log->issued_index, log->last_index);
     log->durable_index = u64_min(log->durable_index, log->last_index);
+    if (log->faulty_index > log->last_index)
+        log->faulty_index = 0; /* another leader's history replaces what was lost */
 }
 
 uint64_t raft_log_find_conflict(const struct raft_log *log, uint64_t index, uint64_t term,
@@ -222,6 +224,11 @@ void raft_log_applied_to(struct raft_log *log, uint64_t index)
     log->applied_index = u64_max(log->applied_index, index);
 }
 
+uint64_t raft_log_sound_to(const struct raft_log *log, uint64_t index)
+{
+    return log->faulty_index == 0 ? index : u64_min(index, log->faulty_index - 1);
+}
+
 void raft_log_durable_to(struct raft_log *log, uint64_t index, uint64_t term)
 {
     if (index <= log->durable_index || index > log->issued_index)
@@ -257,6 +264,7 @@ void raft_log_restore(struct raft_log *log, const struct raft_snapshot *snapshot
     log->compacted_term = log->base_term = snapshot->term;
     log->last_index = log->committed_index = snapshot->index;
     log->issued_index = log->durable_index = snapshot->index;
+    log->faulty_index = 0;
     log->window_bytes = 0;
     log->unapplied_bytes = 0;
 }
@@ -295,6 +303,10 @@ void raft_log_check(const struct raft_log *log)
     invariant(log->base_index <= log->durable_index); /* L3 */
     invariant(log->base_index >= log->compacted_index);
     invariant(log->last_index - log->base_index <= log->window_mask + 1); /* L6 */
+    if (log->faulty_index != 0) {                                         /* L7 */
+        invariant(log->faulty_index > log->applying_index);
+        invariant(log->faulty_index <= log->durable_index);
+    }
     if (log->last_index - log->base_index > CHECK_ENTRIES_MAX)
         return;
     uint64_t bytes = 0;

@@ -12,6 +12,8 @@
  *   L4  terms never decrease along the window.
  *   L5  nothing at or below committed is ever replaced.
  *   L6  last - base <= window size; window_bytes and unapplied_bytes are exact sums.
+ *   L7  faulty is 0, or applying < faulty <= durable: bytes that this node lost are neither applied
+ *       nor acknowledged, though the entry keeps its place, its term and its say in elections.
  * Owner     struct raft. Payloads are the caller's; each entry given to the log is handed back once
  *           through raft_storage.release.
  * Threads   The raft core.
@@ -57,6 +59,7 @@ struct raft_log {
     uint64_t window_bytes;    /* payload bytes in the window */
     uint64_t unapplied_bytes; /* of those, bytes above applied */
     uint64_t config_index;    /* no entry above it is a configuration change */
+    uint64_t faulty_index;    /* lowest entry above applying whose bytes are lost; 0 = none */
 };
 
 void raft_log_init(struct raft_log *log, const struct raft_storage *storage, struct entry *window,
@@ -94,6 +97,9 @@ uint64_t raft_log_find_conflict(const struct raft_log *log, uint64_t index, uint
 
 void raft_log_commit_to(struct raft_log *log, uint64_t index);
 void raft_log_applied_to(struct raft_log *log, uint64_t index);
+
+/* `index`, or the entry before the first faulty one: this far the node may vouch for its log. */
+uint64_t raft_log_sound_to(const struct raft_log *log, uint64_t index);
 
 /* The append lane finished with a tail that ended in (index, term). */
 void raft_log_durable_to(struct raft_log *log, uint64_t index, uint64_t term);

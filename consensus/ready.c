@@ -47,6 +47,7 @@ static bool take_apply(struct raft *raft, struct raft_ready *ready)
     struct raft_log *log = &raft->log;
     uint64_t last = u64_min(log->committed_index,
                             planted_bug(apply_before_sync) ? log->last_index : log->durable_index);
+    last = raft_log_sound_to(log, last);
     if (raft->snapshot_pending || last <= log->applying_index)
         return false;
     if (raft->applying_bytes > 0 &&

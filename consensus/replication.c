@@ -115,7 +115,7 @@ void raft_own_ack(struct raft *raft, uint64_t index)
     if (raft->role != RAFT_ROLE_LEADER || own == NULL)
         return;
     invariant(index <= raft->log.durable_index);
-    if (progress_update(own, index))
+    if (progress_update(own, raft_log_sound_to(&raft->log, index)))
         raft_maybe_commit(raft);
 }
 
@@ -226,7 +226,7 @@ void raft_release_unkept(struct raft *raft, const struct raft_message *message, 
 static void acknowledge(struct raft *raft, uint64_t to, uint64_t index)
 {
     struct raft_message *answer = raft_send(raft, RAFT_MESSAGE_APPEND_RESPONSE, to);
-    answer->index = index;
+    answer->index = raft_log_sound_to(&raft->log, index);
     answer->after_append = planted_bug(ack_before_sync) ? 0 : RAFT_AFTER_THIS_APPEND;
 }
 
