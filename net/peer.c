@@ -481,6 +481,17 @@ bool peers_connected(const struct peers *peers, uint64_t id, enum peer_lane lane
     return lane_link(peers, id, lane) != NULL;
 }
 
+uint64_t peers_next_connected(const struct peers *peers, uint64_t after, enum peer_lane lane)
+{
+    uint64_t next = 0;
+    for (uint32_t i = 0; i < PEERS_MAX; i++) {
+        uint64_t id = peers->members[i].id;
+        if (id > after && (next == 0 || id < next) && peers_connected(peers, id, lane))
+            next = id;
+    }
+    return next;
+}
+
 bool peers_any_connection(const struct peers *peers, uint64_t id)
 {
     for (const struct peer_link *link = peers->links; link != NULL; link = link->next)

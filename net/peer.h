@@ -95,6 +95,9 @@ void peers_accept(struct peers *peers, int32_t fd);
 
 bool peers_connected(const struct peers *peers, uint64_t id, enum peer_lane lane);
 
+/* The member with the lowest id > `after` that our connection of this lane to stands; 0: none. */
+uint64_t peers_next_connected(const struct peers *peers, uint64_t after, enum peer_lane lane);
+
 /* Does any connection from or to it stand, of any lane? */
 bool peers_any_connection(const struct peers *peers, uint64_t id);
 

@@ -9,6 +9,7 @@
 #include "server/node_private.h"
 #include "server/peer_role.h"
 #include "server/raft_driver.h"
+#include "server/repair.h"
 
 struct waiting {
     struct waiting *next;
@@ -73,6 +74,8 @@ static int target_send(struct catch_up *catch_up, const struct raft_message *mes
                            : log_role_read(node, message->index + 1 + have,
                                            message->index + message->entry_count, 4 * MIB, copy);
         error = read < 0 ? (int)read : read == 0 ? ERR_NOT_FOUND : 0;
+        if (error == ERR_CORRUPT)
+            repair_found(node->repair, message->index + 1 + have);
         copy_count += error == 0;
         for (uint32_t i = 0; error == 0 && i < copy->entry_count && have < message->entry_count;
              i++)

@@ -76,6 +76,26 @@ void log_notes_set(struct log_notes *notes, uint64_t index, uint64_t term, uint3
     run_add(notes, index, term);
 }
 
+void log_notes_learn(struct log_notes *notes, uint64_t index, uint32_t type, uint32_t payload_bytes)
+{
+    invariant(payload_bytes < CONFIG_BIT);
+    if (index < notes->first || index >= notes->first + notes->count)
+        return; /* released meanwhile */
+    uint32_t *size = &notes->sizes[index & notes->mask];
+    notes->bytes += payload_bytes;
+    notes->bytes -= *size & ~CONFIG_BIT;
+    *size = type == ENTRY_CONFIG_CHANGE ? payload_bytes | CONFIG_BIT : payload_bytes;
+}
+
+bool log_notes_has_config(const struct log_notes *notes, uint64_t first, uint64_t last)
+{
+    uint64_t from = u64_max(first, notes->first);
+    for (uint64_t index = from; index <= last && index < notes->first + notes->count; index++)
+        if ((notes->sizes[index & notes->mask] & CONFIG_BIT) != 0)
+            return true;
+    return false;
+}
+
 int log_notes_get(const struct log_notes *notes, uint64_t index, struct entry *entry)
 {
     if (index < notes->first)

@@ -36,6 +36,13 @@ void log_notes_deinit(struct log_notes *notes);
 void log_notes_set(struct log_notes *notes, uint64_t index, uint64_t term, uint32_t type,
                    uint32_t payload_bytes);
 
+/* Type and size of an entry that could not be read when it was noted. */
+void log_notes_learn(struct log_notes *notes, uint64_t index, uint32_t type,
+                     uint32_t payload_bytes);
+
+/* Is a configuration change among first..last? */
+bool log_notes_has_config(const struct log_notes *notes, uint64_t first, uint64_t last);
+
 /* Fills index, term, type and payload_bytes. */
 must_check int log_notes_get(const struct log_notes *notes, uint64_t index, struct entry *entry);
 

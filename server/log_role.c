@@ -53,6 +53,55 @@ static void on_turn_end(void *context)
                           memory_order_relaxed);
 }
 
+/* ---- repair --------------------------------------------------------------------------------- */
+
+static void repair_durable(struct wal_append *append)
+{
+    struct log_repair *repair = container_of(append, struct log_repair, wal);
+    struct mesh_message message = {.kind = MESSAGE_LOG_REPAIRED, .word = {(uintptr_t)repair}};
+    core_post(repair->role->core, repair->role->node->map.raft, &message);
+}
+
+static void on_repair(void *context, struct core *core maybe_unused,
+                      const struct mesh_message *message)
+{
+    struct log_role *role = context;
+    struct log_repair *repair = (struct log_repair *)(uintptr_t)message->word[0];
+    repair->role = role;
+    repair->wal = (struct wal_append){.kind = WAL_APPEND_REPAIR,
+                                      .entries = repair->entries,
+                                      .entry_count = repair->entry_count,
+                                      .done = repair_durable};
+    queue_link_init(&repair->wal.link);
+    wal_append(role->wal, &repair->wal);
+}
+
+struct fault_list {
+    struct node *node;
+    struct faults *faults;
+};
+
+static void faults_run(void *argument)
+{
+    struct fault_list *list = argument;
+    struct wal_fault found;
+    for (uint32_t i = 0; wal_fault_get(list->node->log->wal, i, &found); i++) {
+        struct fault fault = {.first = found.first_index,
+                              .last = found.last_index,
+                              .term = found.term,
+                              .proven = found.proven};
+        faults_add(list->faults, &fault);
+    }
+}
+
+void log_role_faults(struct node *node, struct faults *faults)
+{
+    struct fault_list list = {.node = node, .faults = faults};
+    remote_call(node->map.log, faults_run, &list);
+}
+
+/* ---- start ---------------------------------------------------------------------------------- */
+
 struct cut {
     struct wal_append append;
     struct fiber_event done;
@@ -63,12 +112,16 @@ static void cut_done(struct wal_append *append)
     fiber_event_signal(&container_of(append, struct cut, append)->done);
 }
 
-/* A node that is alone: blocks that were in flight at the crash, and that nothing proves durable,
- * were never acknowledged by it, because it acknowledges only what it knows durable, in order. No
- * other member can have them either. */
-static void cut_unproven(struct log_role *role, struct wal_recovered *recovered)
+struct cut_call {
+    struct node *node;
+    struct wal_recovered *recovered;
+};
+
+static void cut_run(void *argument)
 {
-    invariant(recovered->fault_proven_count == 0); /* wal_open() refused those */
+    struct cut_call *call = argument;
+    struct log_role *role = call->node->log;
+    struct wal_recovered *recovered = call->recovered;
     uint64_t last = recovered->fault_first_index - 1;
     log_warn("log cut at blocks in flight when the process ended", LOG_U64("kept_to", last),
              LOG_U64("dropped_to", recovered->last_index), LOG_TEXT("reason", recovered->reason));
@@ -81,10 +134,20 @@ static void cut_unproven(struct log_role *role, struct wal_recovered *recovered)
     recovered->last_index = last;
     recovered->last_term =
         last >= recovered->first_index ? wal_term(role->wal, last) : recovered->base_term;
+    recovered->fault_count = 0;
+    recovered->fault_first_index = 0;
     recovered->verdict = WAL_VERDICT_TORN;
 }
 
-int log_role_start(struct node *node, struct core *core, struct wal_recovered *recovered)
+void log_role_cut_unproven(struct node *node, struct wal_recovered *recovered)
+{
+    invariant(recovered->verdict == WAL_VERDICT_FAULTY && recovered->fault_proven_count == 0);
+    struct cut_call call = {.node = node, .recovered = recovered};
+    remote_call(node->map.log, cut_run, &call);
+}
+
+int log_role_start(struct node *node, struct core *core, bool alone,
+                   struct wal_recovered *recovered)
 {
     char directory[CONFIG_TEXT_BYTES + 8];
     snprintf(directory, sizeof(directory), "%s/log", node->config->data_dir);
@@ -93,16 +156,20 @@ int log_role_start(struct node *node, struct core *core, struct wal_recovered *r
         return -ENOMEM;
     role->node = node;
     role->core = core;
-    struct wal_options options = {.directory = directory, .alone = true}; /* no peers yet */
+    struct wal_options options = {.directory = directory, .alone = alone};
     int error = wal_open(&options, &role->wal, recovered);
     if (error < 0) {
         free(role);
         return error;
     }
-    if (recovered->verdict == WAL_VERDICT_FAULTY)
-        cut_unproven(role, recovered);
+    if (recovered->verdict == WAL_VERDICT_FENCED) {
+        wal_close(role->wal);
+        free(role);
+        return ERR_CORRUPT;
+    }
     node->log = role;
     core_handle(core, MESSAGE_LOG_APPEND, on_append, role);
+    core_handle(core, MESSAGE_LOG_REPAIR, on_repair, role);
     core_handle(core, MESSAGE_LOG_RELEASE, on_release, role);
     core_on_turn_end(core, on_turn_end, role);
     return 0;

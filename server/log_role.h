@@ -11,6 +11,7 @@
 
 #include "consensus/raft.h"
 #include "core/core.h"
+#include "server/faults.h"
 #include "storage/log/wal.h"
 
 struct node;
@@ -25,9 +26,30 @@ struct log_batch {
     struct log_batch *next; /* free, or issued after this one */
 };
 
-/* Fiber of the log core. Opens or creates the log of the node. */
-must_check int log_role_start(struct node *node, struct core *core,
+/* Good copies of entries that are damaged here, to MESSAGE_LOG_REPAIR and back: durable, unless
+ * another leader's entries took their places meanwhile. */
+struct log_repair {
+    const struct entry *entries; /* ascending by one, of one term; payloads stay until it is back */
+    uint32_t entry_count;
+    struct wal_append wal;
+    struct log_role *role;
+};
+
+/* Fiber of the log core. Opens or creates the log of the node. `alone`: no other member has copies,
+ * so damage is refused with ERR_CORRUPT, and nothing is changed. A member of a group starts with
+ * faults, which server/repair.h sees to; it too is refused when not even the identity of what is
+ * lost is known: recovered->verdict is WAL_VERDICT_FENCED then. */
+must_check int log_role_start(struct node *node, struct core *core, bool alone,
                               struct wal_recovered *recovered);
+
+/* Any core's fiber, at start, of a node that is alone. Blocks that were in flight at the crash, and
+ * that nothing proves durable, were never acknowledged by it, because it acknowledges only what it
+ * knows durable, in order. No other member can have them either: they are cut. */
+void log_role_cut_unproven(struct node *node, struct wal_recovered *recovered);
+
+/* Any core's fiber, at start. Adds what recovery found damaged. */
+void log_role_faults(struct node *node, struct faults *faults);
+
 void log_role_stop(struct node *node); /* fiber of the log core; nothing is in flight */
 
 /* Any core's fiber, at start: a snapshot up to (index, term) replaces what the log holds; the next

@@ -17,6 +17,8 @@ enum message_kind {
     MESSAGE_LOG_APPEND,      /* word[0]: struct log_batch, to the log core                      */
     MESSAGE_LOG_DURABLE,     /* the same batch, back; in log order                              */
     MESSAGE_LOG_RELEASE,     /* word[0]: index; everything at or below is in flushed tables     */
+    MESSAGE_LOG_REPAIR,      /* word[0]: struct log_repair, to the log core                     */
+    MESSAGE_LOG_REPAIRED,    /* the same, back: the copies are durable                          */
     MESSAGE_SOCKET,          /* word[0]: descriptor; a new connection's core takes it over      */
     MESSAGE_LSM_FIRST,       /* MESSAGE_LSM_COUNT kinds of storage/lsm                           */
     MESSAGE_LSM_COUNT = 12,

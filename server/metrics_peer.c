@@ -4,6 +4,7 @@
 #include "server/node_private.h"
 #include "server/peer_role.h"
 #include "server/raft_driver.h"
+#include "server/repair.h"
 
 static void counter(struct node *node, const char *name, const char *help, const char *labels,
                     const uint64_t *slot)
@@ -54,8 +55,24 @@ static void register_raft(struct node *node)
             &node->peers->failover.watchdog_trips);
 }
 
+static void register_repair(struct node *node)
+{
+    const struct repair_stats *stats = repair_stats(node->repair);
+    const struct metric_family faulty = {.name = "raft_log_faulty_entries",
+                                         .help = "Log entries that are damaged here now.",
+                                         .kind = METRIC_GAUGE};
+    metrics_register(node->metrics, &faulty, "", &stats->faulty);
+    counter(node, "raft_log_repaired_entries_total", "Log entries written again from copies.", "",
+            &stats->repaired);
+    counter(node, "raft_log_dropped_entries_total", "Damaged log entries that no member had.", "",
+            &stats->dropped);
+    counter(node, "raft_log_served_entries_total", "Log entries given to members that lost them.",
+            "", &stats->served);
+}
+
 void metrics_peer_register(struct node *node)
 {
+    register_repair(node);
     register_transport(node);
     register_raft(node);
 }

@@ -19,6 +19,7 @@
 #include "server/peer_role.h"
 #include "server/raft_driver.h"
 #include "server/remote.h"
+#include "server/repair.h"
 #include "server/snapshot_install.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
@@ -112,6 +113,7 @@ struct start_call {
     struct node *node;
     uint32_t core;
     struct wal_recovered recovered;
+    bool alone; /* nobody else has copies of the log */
     int error;
 };
 
@@ -127,7 +129,7 @@ static void hold_lock(void *argument)
 static void start_log(void *argument)
 {
     struct start_call *call = argument;
-    call->error = log_role_start(call->node, core_current(), &call->recovered);
+    call->error = log_role_start(call->node, core_current(), call->alone, &call->recovered);
 }
 
 static void start_background(void *argument)
@@ -220,8 +222,14 @@ static int start_consensus(struct node *node, struct core *core,
     node->member_requests = member_requests_create(node);
     if (node->member_requests == NULL)
         return -ENOMEM;
+    node->repair = repair_create(node, core);
+    if (node->repair == NULL)
+        return -ENOMEM;
     int error = raft_driver_start(node, core, &start);
-    return error < 0 ? error : peer_role_open(node->peers);
+    if (error < 0)
+        return error;
+    repair_start(node->repair);
+    return peer_role_open(node->peers);
 }
 
 /* A lone voter serves when it leads, has applied what it had and has published itself. Others
@@ -274,6 +282,87 @@ static int refuse(struct node *node, const char *what, const char *reason, int e
     return error;
 }
 
+/* What it promised is not known any more: under this id it must not take part again. */
+static int refuse_fenced(struct node *node, const struct wal_recovered *recovered)
+{
+    snprintf(node->failure, sizeof(node->failure),
+             "log: %s; no data was changed: this member can no longer tell what it acknowledged; "
+             "remove member %llx from the cluster and add it again with an empty --data-dir",
+             recovered->reason, (unsigned long long)node->identity.member_id);
+    return ERR_CORRUPT;
+}
+
+static bool has_peers(const struct member_set *members, uint64_t self)
+{
+    return members->count > 1 || (members->count == 1 && members->members[0].id != self);
+}
+
+/* The log, then the tables: each verifies all of its files before it changes one of them. What a
+ * damaged log means depends on whether others have copies. A group that began with several members
+ * is taken to have them still; of one that grew from a single member only the tables know. */
+static int start_storage(struct node *node, struct core *core, struct start_call *call,
+                         bool exchanged)
+{
+    const struct wal_recovered *recovered = &call->recovered;
+    call->alone = !has_peers(node->identity.first, node->identity.member_id);
+    remote_call(node->map.log, start_log, call);
+    int log_error = call->error;
+    bool damaged =
+        recovered->verdict == WAL_VERDICT_FAULTY || recovered->verdict == WAL_VERDICT_FENCED;
+    if (log_error < 0 && !(call->alone && log_error == ERR_CORRUPT && damaged))
+        return recovered->verdict == WAL_VERDICT_FENCED
+                   ? refuse_fenced(node, recovered)
+                   : refuse(node, "log", recovered->reason, log_error);
+    int error = start_tables(node, core, exchanged ? NULL : recovered);
+    if (error < 0)
+        return refuse(node, "tables", logger_last_error(), error);
+    bool alone = !has_peers(&node->membership.set, node->identity.member_id);
+    if (log_error < 0 && alone)
+        return refuse(node, "log", recovered->reason, log_error);
+    if (log_error < 0) {
+        call->alone = false;
+        remote_call(node->map.log, start_log, call);
+        if (call->error < 0)
+            return recovered->verdict == WAL_VERDICT_FENCED
+                       ? refuse_fenced(node, recovered)
+                       : refuse(node, "log", recovered->reason, call->error);
+    }
+    return 0;
+}
+
+/* Is a change of members committed maybe, but not in the tables yet? */
+static int has_unapplied_change(struct node *node, const struct wal_recovered *recovered)
+{
+    uint64_t first = u64_max(recovered->first_index, mvcc_applied_index(node->mvcc) + 1);
+    uint64_t last = recovered->fault_first_index - 1;
+    struct log_note *notes;
+    int found = 0;
+    if (first > last)
+        return 0;
+    int error = log_role_notes(node, first, recovered->last_index, &notes);
+    if (error < 0)
+        return error;
+    for (uint64_t i = 0; i <= last - first; i++)
+        found |= notes[i].type == ENTRY_CONFIG_CHANGE;
+    free(notes);
+    return found;
+}
+
+/* A node that is alone has nobody to fetch damaged entries from. */
+static int settle_faults(struct node *node, struct wal_recovered *recovered)
+{
+    if (recovered->verdict != WAL_VERDICT_FAULTY ||
+        has_peers(&node->membership.set, node->identity.member_id))
+        return 0;
+    int changed = has_unapplied_change(node, recovered);
+    if (changed != 0)
+        return changed < 0 ? refuse(node, "log", "", changed) : 0;
+    if (recovered->fault_proven_count != 0)
+        return refuse(node, "log", recovered->reason, ERR_CORRUPT);
+    log_role_cut_unproven(node, recovered);
+    return 0;
+}
+
 static int start_roles(struct node *node, struct core *core, struct start_call *call)
 {
     for (uint32_t i = 0; i < node->core_count; i++) {
@@ -285,19 +374,18 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
     int exchanged = snapshot_install_begin(node->config, &installed);
     if (exchanged < 0)
         return refuse(node, "snapshot", "", exchanged);
-    /* Each verifies all of its files before it changes one of them. */
-    remote_call(node->map.log, start_log, call);
-    if (call->error < 0)
-        return refuse(node, "log", call->recovered.reason, call->error);
-    int error = start_tables(node, core, exchanged == 1 ? NULL : &call->recovered);
+    int error = start_storage(node, core, call, exchanged == 1);
     if (error < 0)
-        return refuse(node, "tables", logger_last_error(), error);
+        return error;
     if (exchanged == 1) {
         log_role_reset(node, installed.index, installed.term, &call->recovered);
         error = snapshot_install_end(node->config);
         if (error < 0)
             return refuse(node, "snapshot", "", error);
     }
+    error = settle_faults(node, &call->recovered);
+    if (error < 0)
+        return error;
     remote_call(node->map.compaction, start_background, call);
     error = start_consensus(node, core, &call->recovered);
     if (error < 0)
@@ -390,6 +478,7 @@ static void node_halt(void *argument)
         remote_call(node->map.connections_first + i, stop_frontend, &call);
     while (node->publishing)
         fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS);
+    repair_stop(node->repair);
     raft_driver_stop(node);
     remote_call(node->map.compaction, stop_background, &call);
     fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS); /* lsm.h: one turn in between */
@@ -447,6 +536,7 @@ void node_destroy(struct node *node)
     identity_deinit(&node->identity);
     membership_deinit(&node->membership);
     member_requests_destroy(node->member_requests);
+    repair_destroy(node->repair);
     metrics_destroy(node->metrics);
     mvcc_shared_destroy(node->mvcc_shared);
     free(node);

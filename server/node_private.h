@@ -24,6 +24,7 @@ struct raft_driver;
 struct member_requests;
 struct peer_role;
 struct log_role;
+struct repair;
 struct frontend;
 struct listener;
 struct lsm;
@@ -80,6 +81,7 @@ struct node {
     bool publishing;                         /* raft core's: a fiber tells the others who we are */
     struct once once;                        /* raft core's, the apply loop's */
     struct log_role *log;
+    struct repair *repair;          /* raft core's */
     struct lsm_reader *raft_reader; /* raft core's */
     struct mvcc *mvcc;              /* raft core's */
     struct alarm_set alarms;        /* raft core's */

@@ -175,3 +175,82 @@ int peer_codec_decode_refuse(const struct peer_input *input, struct peer_refuse 
     refuse->sequence = le64_load(input->meta + 8);
     return refuse->error < 0 ? 0 : ERR_MALFORMED;
 }
+
+/* ---- repair --------------------------------------------------------------------------------- */
+
+/* first u64, last u64, term u64, burn u64, wanted u32, zero u32 */
+void peer_codec_encode_repair_request(uint8_t meta[PEER_REPAIR_REQUEST_BYTES],
+                                      const struct peer_repair_request *request)
+{
+    le64_store(meta, request->first);
+    le64_store(meta + 8, request->last);
+    le64_store(meta + 16, request->term);
+    le64_store(meta + 24, request->burn);
+    le32_store(meta + 32, request->wanted);
+    le32_store(meta + 36, 0);
+}
+
+int peer_codec_decode_repair_request(const struct peer_input *input,
+                                     struct peer_repair_request *request)
+{
+    const uint8_t *meta = input->meta;
+    if (input->header.meta_bytes != PEER_REPAIR_REQUEST_BYTES || input->header.payload_bytes != 0 ||
+        le32_load(meta + 32) > 1 || le32_load(meta + 36) != 0)
+        return ERR_MALFORMED;
+    *request = (struct peer_repair_request){.first = le64_load(meta),
+                                            .last = le64_load(meta + 8),
+                                            .term = le64_load(meta + 16),
+                                            .burn = le64_load(meta + 24),
+                                            .wanted = le32_load(meta + 32) == 1};
+    bool sound = request->first > 0 && request->first <= request->last &&
+                 request->last < UINT64_MAX && request->term > 0;
+    return sound ? 0 : ERR_MALFORMED;
+}
+
+/* first u64, term u64, burn u64, own term u64, answer u32, count u32; then heads */
+#define REPAIR_ANSWER_FIXED_BYTES 40
+
+uint32_t peer_codec_repair_answer_bytes(uint32_t count)
+{
+    return REPAIR_ANSWER_FIXED_BYTES + HEAD_BYTES * count;
+}
+
+uint8_t *peer_codec_encode_repair_answer(uint8_t *meta, const struct peer_repair_answer *answer,
+                                         const struct entry *const *entries)
+{
+    le64_store(meta, answer->first);
+    le64_store(meta + 8, answer->term);
+    le64_store(meta + 16, answer->burn);
+    le64_store(meta + 24, answer->own_term);
+    le32_store(meta + 32, (uint32_t)answer->answer);
+    le32_store(meta + 36, answer->count);
+    uint8_t *at = meta + REPAIR_ANSWER_FIXED_BYTES;
+    for (uint32_t i = 0; i < answer->count; i++)
+        at = encode_head(at, entries[i]);
+    return at;
+}
+
+int peer_codec_decode_repair_answer(const struct peer_input *input,
+                                    struct peer_repair_answer *answer, struct entry *entries)
+{
+    const uint8_t *meta = input->meta;
+    if (input->header.meta_bytes < REPAIR_ANSWER_FIXED_BYTES)
+        return ERR_MALFORMED;
+    *answer = (struct peer_repair_answer){.first = le64_load(meta),
+                                          .term = le64_load(meta + 8),
+                                          .burn = le64_load(meta + 16),
+                                          .own_term = le64_load(meta + 24),
+                                          .answer = (enum fault_answer)le32_load(meta + 32),
+                                          .count = le32_load(meta + 36)};
+    if (le32_load(meta + 32) >= FAULT_ANSWER_COUNT || answer->count > PEER_ENTRIES_MAX ||
+        (answer->count > 0) != (answer->answer == FAULT_ANSWER_ENTRIES) || answer->first == 0 ||
+        answer->first > UINT64_MAX - 1 - answer->count ||
+        input->header.meta_bytes != peer_codec_repair_answer_bytes(answer->count))
+        return ERR_MALFORMED;
+    int error = decode_entries(input, meta + REPAIR_ANSWER_FIXED_BYTES, entries, answer->count,
+                               answer->first);
+    for (uint32_t i = 0; error == 0 && i < answer->count; i++)
+        if (entries[i].term != answer->term)
+            error = ERR_MALFORMED;
+    return error;
+}

@@ -13,6 +13,7 @@
 
 #include "consensus/message.h"
 #include "net/peer.h"
+#include "server/faults.h"
 
 #define PEER_ENTRIES_MAX ((uint32_t)16384)
 
@@ -24,6 +25,8 @@ enum peer_message_kind {
     PEER_MESSAGE_SNAPSHOT_OFFER,
     PEER_MESSAGE_SNAPSHOT_CHUNK,
     PEER_MESSAGE_SNAPSHOT_STATUS,
+    PEER_MESSAGE_REPAIR_REQUEST, /* a member lost the bytes of log entries */
+    PEER_MESSAGE_REPAIR_ANSWER,
 };
 
 /* Bytes of meta for a message with its entries; any kind but SNAPSHOT. */
@@ -51,5 +54,33 @@ struct peer_refuse {
 };
 void peer_codec_encode_refuse(uint8_t meta[PEER_REFUSE_BYTES], const struct peer_refuse *refuse);
 must_check int peer_codec_decode_refuse(const struct peer_input *input, struct peer_refuse *refuse);
+
+/* Entries first..last of `term`, or as many of them from the first on as the answer has room for.
+ * `burn`: 0, or a term that the receiver is asked to burn before it answers (raft_burn_term()).
+ * `wanted`: the sender cannot go on without them. */
+#define PEER_REPAIR_REQUEST_BYTES 40
+struct peer_repair_request {
+    uint64_t first, last, term, burn;
+    bool wanted;
+};
+void peer_codec_encode_repair_request(uint8_t meta[PEER_REPAIR_REQUEST_BYTES],
+                                      const struct peer_repair_request *request);
+must_check int peer_codec_decode_repair_request(const struct peer_input *input,
+                                                struct peer_repair_request *request);
+
+/* `count` entries from `first` on, all of `term`, when the answer is FAULT_ANSWER_ENTRIES. */
+struct peer_repair_answer {
+    uint64_t first, term, burn; /* of the request */
+    uint64_t own_term;          /* the sender's */
+    enum fault_answer answer;
+    uint32_t count;
+};
+uint32_t peer_codec_repair_answer_bytes(uint32_t count);
+uint8_t *peer_codec_encode_repair_answer(uint8_t *meta, const struct peer_repair_answer *answer,
+                                         const struct entry *const *entries);
+/* `entries` has room for PEER_ENTRIES_MAX. */
+must_check int peer_codec_decode_repair_answer(const struct peer_input *input,
+                                               struct peer_repair_answer *answer,
+                                               struct entry *entries);
 
 #endif

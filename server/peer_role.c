@@ -12,6 +12,7 @@
 #include "server/node_private.h"
 #include "server/peer_codec.h"
 #include "server/raft_driver.h"
+#include "server/repair.h"
 #include "server/snapshot_receive.h"
 #include "server/snapshot_send.h"
 
@@ -178,6 +179,16 @@ static int on_raft(struct peer_role *role, const struct peer_input *input)
     }
 }
 
+static int on_repair(struct peer_role *role, const struct peer_input *input)
+{
+    raft_driver_see_time(role->node->raft);
+    int error = input->header.kind == PEER_MESSAGE_REPAIR_REQUEST
+                    ? repair_requested(role->node->repair, input)
+                    : repair_answered(role->node->repair, input);
+    role->counters.malformed += error < 0;
+    return error;
+}
+
 static int on_received(void *context, const struct peer_input *input)
 {
     struct peer_role *role = context;
@@ -197,6 +208,9 @@ static int on_received(void *context, const struct peer_input *input)
         return snapshot_receive_chunk(role->snapshot_receive, input);
     case PEER_MESSAGE_SNAPSHOT_STATUS:
         return snapshot_send_status(role->snapshot_send, input);
+    case PEER_MESSAGE_REPAIR_REQUEST:
+    case PEER_MESSAGE_REPAIR_ANSWER:
+        return on_repair(role, input);
     default:
         role->counters.malformed++;
         return ERR_MALFORMED;

@@ -337,6 +337,11 @@ static void release_log(struct raft_driver *driver)
     uint64_t index = u64_min(flushed, driver->raft.log.applied_index);
     if (driver->raft.peer_count > 1)
         index = log_notes_excess(&driver->notes, index, LOG_TAIL_BYTES);
+    raft_driver_release(driver, index);
+}
+
+void raft_driver_release(struct raft_driver *driver, uint64_t index)
+{
     if (index <= driver->released_index)
         return;
     driver->released_index = index;
@@ -450,7 +455,7 @@ static bool driver_is_quiet(const struct raft_driver *driver)
 {
     const struct raft_log *log = &driver->raft.log;
     return driver->pending.count == 0 && log->last_index == log->durable_index &&
-           log->applied_index == log->committed_index &&
+           log->applied_index == raft_log_sound_to(log, log->committed_index) &&
            apply_index(driver->apply) == log->applied_index;
 }
 

@@ -79,6 +79,9 @@ void raft_driver_drain(struct raft_driver *driver);
 /* Tells consensus the time, once a turn: before anything that restarts one of its timers. */
 void raft_driver_see_time(struct raft_driver *driver);
 
+/* The log need not keep entries <= index: tables contain them. */
+void raft_driver_release(struct raft_driver *driver, uint64_t index);
+
 /* The apply loop executed everything up to `index`. */
 void raft_driver_applied(struct raft_driver *driver, uint64_t index);
 

@@ -182,6 +182,8 @@ static void receive_run(void *argument)
 static bool is_known(const struct snapshot_receive *receive, const struct snapshot_files *offered)
 {
     const struct raft_log *log = &receive->node->raft->raft.log;
+    if (log->faulty_index != 0 && offered->index >= log->faulty_index)
+        return false; /* known, but lost (server/repair.h) */
     return offered->index <= log->committed_index ||
            raft_log_matches(log, offered->index, offered->term);
 }

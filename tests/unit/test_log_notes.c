@@ -82,3 +82,20 @@ Test(log_notes, excess_over_a_byte_budget)
                      "%s", cases[i].why);
     log_notes_deinit(&notes);
 }
+
+Test(log_notes, what_could_not_be_read_is_learnt_later)
+{
+    struct log_notes notes;
+    log_notes_init(&notes, 1);
+    for (uint64_t i = 1; i <= 3; i++)
+        log_notes_set(&notes, i, 1, ENTRY_NORMAL, i == 2 ? 0 : 100);
+    cr_expect_not(log_notes_has_config(&notes, 1, 3));
+    log_notes_learn(&notes, 2, ENTRY_CONFIG_CHANGE, 40);
+    expect(&notes, 2, 1, ENTRY_CONFIG_CHANGE, 40);
+    cr_expect_eq(notes.bytes, 240);
+    cr_expect(log_notes_has_config(&notes, 2, 9));
+    cr_expect_not(log_notes_has_config(&notes, 3, 9));
+    log_notes_learn(&notes, 9, ENTRY_NORMAL, 1);
+    cr_expect_eq(notes.bytes, 240, "it is not here any more");
+    log_notes_deinit(&notes);
+}

@@ -137,3 +137,74 @@ Test(peer_codec, requests_and_refusals)
     cr_expect_eq(refused.error, ERR_CONFIG);
     cr_expect_eq(refused.sequence, 77);
 }
+
+Test(peer_codec, a_request_for_repair)
+{
+    const struct peer_repair_request sent = {
+        .first = 10, .last = 20, .term = 3, .burn = 9, .wanted = true};
+    struct peer_repair_request got;
+    uint8_t meta[PEER_REPAIR_REQUEST_BYTES];
+    peer_codec_encode_repair_request(meta, &sent);
+    struct peer_input input = input_of(meta, sizeof(meta), NULL, 0);
+    cr_assert_eq(peer_codec_decode_repair_request(&input, &got), 0);
+    cr_expect(got.first == 10 && got.last == 20 && got.term == 3 && got.burn == 9 && got.wanted);
+    static const struct {
+        const char *why;
+        uint32_t offset;
+        uint8_t value;
+    } cases[] = {
+        {"first is 0", 0, 0},   {"last before first", 8, 9}, {"term is 0", 16, 0},
+        {"wanted is 2", 32, 2}, {"not zero", 36, 1},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        uint8_t bad[sizeof(meta)];
+        memcpy(bad, meta, sizeof(meta));
+        bad[cases[i].offset] = cases[i].value;
+        input = input_of(bad, sizeof(bad), NULL, 0);
+        cr_expect_eq(peer_codec_decode_repair_request(&input, &got), ERR_MALFORMED, "%s",
+                     cases[i].why);
+    }
+    input = input_of(meta, sizeof(meta) - 1, NULL, 0);
+    cr_expect_eq(peer_codec_decode_repair_request(&input, &got), ERR_MALFORMED);
+    input = input_of(meta, sizeof(meta), "x", 1);
+    cr_expect_eq(peer_codec_decode_repair_request(&input, &got), ERR_MALFORMED);
+}
+
+Test(peer_codec, an_answer_to_it_is_believed_only_whole)
+{
+    struct entry a = entry_make(10, "one"), b = entry_make(11, "two");
+    const struct entry *pointers[] = {&a, &b};
+    const struct peer_repair_answer sent = {.first = 10,
+                                            .term = 3,
+                                            .burn = 9,
+                                            .own_term = 8,
+                                            .answer = FAULT_ANSWER_ENTRIES,
+                                            .count = 2};
+    struct peer_repair_answer got;
+    struct entry entries[2];
+    uint8_t meta[256];
+    uint32_t bytes = peer_codec_repair_answer_bytes(2);
+    cr_assert_eq(peer_codec_encode_repair_answer(meta, &sent, pointers), meta + bytes);
+    struct peer_input input = input_of(meta, bytes, "onetwo", 6);
+    cr_assert_eq(peer_codec_decode_repair_answer(&input, &got, entries), 0);
+    cr_expect(got.first == 10 && got.term == 3 && got.burn == 9 && got.own_term == 8 &&
+              got.count == 2 && entries[1].index == 11 && entries[1].term == 3);
+    input = input_of(meta, bytes, "onetwx", 6);
+    cr_expect_eq(peer_codec_decode_repair_answer(&input, &got, entries), ERR_CORRUPT);
+    b.term = 4;
+    cr_assert_eq(peer_codec_encode_repair_answer(meta, &sent, pointers), meta + bytes);
+    input = input_of(meta, bytes, "onetwo", 6);
+    cr_expect_eq(peer_codec_decode_repair_answer(&input, &got, entries), ERR_MALFORMED,
+                 "an entry of another term");
+    struct peer_repair_answer none = sent;
+    none.count = 0;
+    (void)peer_codec_encode_repair_answer(meta, &none, NULL);
+    input = input_of(meta, peer_codec_repair_answer_bytes(0), NULL, 0);
+    cr_expect_eq(peer_codec_decode_repair_answer(&input, &got, entries), ERR_MALFORMED,
+                 "entries, and none there");
+    none.answer = FAULT_ANSWER_NEVER;
+    (void)peer_codec_encode_repair_answer(meta, &none, NULL);
+    cr_expect_eq(peer_codec_decode_repair_answer(&input, &got, entries), 0);
+    meta[32] = FAULT_ANSWER_COUNT;
+    cr_expect_eq(peer_codec_decode_repair_answer(&input, &got, entries), ERR_MALFORMED);
+}
