@@ -13,6 +13,8 @@
 // be linearizable (history.go): key by key, and by the revisions of all answers. TestPartitions puts
 // the members into network namespaces and cuts them off from each other, in one direction or both;
 // it needs root and nftables, and skips without. TestReplaceAll replaces every member by a new one.
+// TestPeerPort sends members noise, damaged, misdirected and old frames, and what was recorded in
+// another cluster.
 //
 //	RAFTD     program under test   [build/release/bin/raftd]
 //	RAFTCTL   reads the log        [build/release/bin/raftctl]
