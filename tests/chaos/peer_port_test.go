@@ -217,7 +217,7 @@ func (w *wrong) with(change func(*peerFrame)) []byte {
 	return f.seal()
 }
 
-func whole(frames []*peerFrame) (out [][]byte) {
+func sealed(frames []*peerFrame) (out [][]byte) {
 	for _, f := range frames {
 		out = append(out, f.seal())
 	}
@@ -261,8 +261,8 @@ var annoyances = []annoyance{
 	{"a question of noise", malformed, 20, func(w *wrong) [][]byte {
 		return [][]byte{w.with(func(f *peerFrame) { f.kind, f.meta = kindQuestion, append([]byte{0xff, 0xff}, w.noise(300)...) })}
 	}},
-	{"for another member", misdirected, 10, func(w *wrong) [][]byte { return whole(w.third) }},
-	{"of another cluster", misdirected, 10, func(w *wrong) [][]byte { return whole(w.other) }},
+	{"for another member", misdirected, 10, func(w *wrong) [][]byte { return sealed(w.third) }},
+	{"of another cluster", misdirected, 10, func(w *wrong) [][]byte { return sealed(w.other) }},
 	{"of another cluster, after a greeting", misdirected, 10, func(w *wrong) [][]byte {
 		return [][]byte{w.hello.seal(), w.with(func(f *peerFrame) { f.kind, f.cluster = kindRaft, f.cluster+1 })}
 	}},
