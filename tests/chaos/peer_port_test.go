@@ -339,7 +339,7 @@ func rose(m *harness.Member, counter string, to float64) error {
 // Bytes of all kinds come in at the peer port: no member ends, no term changes, and counters tell.
 func TestPeerPort(t *testing.T) {
 	random := seeded(t)
-	r := prepareCluster(t, random, 3)
+	r := prepareCluster(t, random, 3, "--election-timeout", "3000") // a busy machine is no reason
 	_, heard := overheard(t, r)
 	foreign := prepareCluster(t, random, 3)
 	_, other := overheard(t, foreign)
@@ -350,7 +350,14 @@ func TestPeerPort(t *testing.T) {
 	defer client.Close()
 	before := map[string]*clientv3.StatusResponse{}
 	for _, m := range r.cluster.Members {
-		if before[m.Name], err = memberStatus(m); err != nil {
+		err := until("a leader", func(context.Context) error {
+			s, err := memberStatus(m)
+			if before[m.Name] = s; err == nil && s.Leader == 0 {
+				err = errors.New("there is none")
+			}
+			return err
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
