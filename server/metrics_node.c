@@ -199,6 +199,8 @@ static const struct metric_family family_cache_misses =
     COUNTER("raft_block_cache_misses_total", "Blocks read from disk.");
 static const struct metric_family family_cache_bytes =
     GAUGE("raft_block_cache_bytes", "Bytes in the block cache.");
+static const struct metric_family family_row_cache_bytes =
+    GAUGE("raft_row_cache_bytes", "Bytes in the row cache.");
 
 static const char *const status_names[RPC_STATUS_COUNT] = {
     "OK",       "Canceled",       "Unknown",          "InvalidArgument",   "DeadlineExceeded",
@@ -247,6 +249,7 @@ static void register_frontend(struct metrics *metrics, const struct frontend *fr
     metrics_register(metrics, &family_cache_hits, "", &reader->cache_hits);
     metrics_register(metrics, &family_cache_misses, "", &reader->cache_misses);
     metrics_register(metrics, &family_cache_bytes, "", &reader->cache_bytes);
+    metrics_register(metrics, &family_row_cache_bytes, "", &reader->row_cache_bytes);
     register_methods(metrics, stats);
 }
 

@@ -134,12 +134,16 @@ void lsm_reader_close(struct lsm_reader *reader)
 
 const struct lsm_reader_stats *lsm_reader_stats(const struct lsm_reader *reader)
 {
-    struct lsm_reader_stats *stats = &((struct lsm_reader *)(uintptr_t)reader)->stats;
-    stats->cache_bytes = reader->cache.bytes;
-    stats->row_cache_bytes = reader->rows.bytes;
-    stats->cache_blocks = reader->cache.blocks;
-    stats->cache_evictions = reader->cache.evictions;
-    return stats;
+    return &reader->stats;
+}
+
+/* The statistics are scraped in place: what the caches say is copied when they change. */
+static void reader_count_caches(struct lsm_reader *reader)
+{
+    reader->stats.cache_bytes = reader->cache.bytes;
+    reader->stats.row_cache_bytes = reader->rows.bytes;
+    reader->stats.cache_blocks = reader->cache.blocks;
+    reader->stats.cache_evictions = reader->cache.evictions;
 }
 
 /* ---- blocks ----------------------------------------------------------------------------------
@@ -207,6 +211,7 @@ static int reader_block_acquire(struct table_blocks *blocks, const struct lsm_ta
         if (status < 0)
             return status;
         block = reader_block_keep(from, block, type, window != NULL);
+        reader_count_caches(reader);
     }
     *raw = bytes_make(block->data, block->raw_bytes);
     *pin = block;
@@ -282,6 +287,7 @@ static void reader_take_newest(struct reader_lookup *lookup, struct table_iterat
     table_iterator_row(iterator, &newest);
     newest.key = lookup->target.key;
     row_cache_insert(&lookup->reader->rows, &newest, lookup->hash, reader_view_epoch(lookup->view));
+    reader_count_caches(lookup->reader);
     lookup->newest_known = true;
     lookup->target = sst_target_make(lookup->target.key, lookup->version_max);
 }

@@ -47,7 +47,7 @@ struct lsm_reader {
     uint32_t idle_cursor_count, rows_held, cursors_open;
 };
 
-#define READER_ROW_CACHE_SHARE 4 /* one part in so many of block_cache_bytes_per_core */
+#define READER_ROW_CACHE_SHARE 2 /* one part in so many of block_cache_bytes_per_core */
 
 void reader_blocks_init(struct reader_blocks *blocks, struct lsm_reader *reader, bool may_wait,
                         enum cache_priority priority);

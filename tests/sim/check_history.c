@@ -103,8 +103,7 @@ static void check_write_answer(struct check_history *history, uint64_t number,
 }
 
 static void check_read_answer(struct check_history *history, uint64_t number,
-                              const struct check_operation *operation, uint64_t revision,
-                              uint64_t value)
+                              const struct check_operation *operation, uint64_t revision)
 {
     if (revision < operation->floor)
         fail(history,
@@ -114,27 +113,36 @@ static void check_read_answer(struct check_history *history, uint64_t number,
     if (revision > history->revision)
         fail(history, "history: read %" PRIu64 " at revision %" PRIu64 ", the newest is %" PRIu64,
              number, revision, history->revision);
+}
+
+void check_history_answer(struct check_history *history, uint64_t number, uint64_t revision,
+                          bool changed)
+{
+    struct check_operation *operation = operation_at(history, number);
+    if (operation->state != CHECK_CALLED)
+        fail(history, "history: operation %" PRIu64 " is answered twice", number);
+    if (changed)
+        check_write_answer(history, number, operation, revision);
+    else
+        check_read_answer(history, number, operation, revision);
+    operation->state = CHECK_RETURNED;
+    history->floor = u64_max(history->floor, revision);
+    history->returned++;
+}
+
+void check_history_return(struct check_history *history, uint64_t number, uint64_t revision,
+                          uint64_t value)
+{
+    const struct check_operation *operation = operation_at(history, number);
+    check_history_answer(history, number, revision, operation->write);
+    if (operation->write)
+        return;
     uint64_t expected = value_at(&history->keys[operation->key], revision);
     if (value != expected)
         fail(history,
              "history: read %" PRIu64 " of key %u at revision %" PRIu64 " saw write %" PRIu64
              ", expected %" PRIu64,
              number, operation->key, revision, value, expected);
-}
-
-void check_history_return(struct check_history *history, uint64_t number, uint64_t revision,
-                          uint64_t value)
-{
-    struct check_operation *operation = operation_at(history, number);
-    if (operation->state != CHECK_CALLED)
-        fail(history, "history: operation %" PRIu64 " is answered twice", number);
-    if (operation->write)
-        check_write_answer(history, number, operation, revision);
-    else
-        check_read_answer(history, number, operation, revision, value);
-    operation->state = CHECK_RETURNED;
-    history->floor = u64_max(history->floor, revision);
-    history->returned++;
 }
 
 void check_history_refuse(struct check_history *history, uint64_t number)

@@ -62,6 +62,10 @@ void check_history_happen(struct check_history *history, uint64_t operation, uin
 /* Answered. `value`: of a read, the operation whose write it saw. */
 void check_history_return(struct check_history *history, uint64_t operation, uint64_t revision,
                           uint64_t value);
+/* The same by the rules of real time alone, for what somebody else judges the values of: `changed`,
+ * the revision is its own. */
+void check_history_answer(struct check_history *history, uint64_t operation, uint64_t revision,
+                          bool changed);
 void check_history_refuse(struct check_history *history, uint64_t operation); /* surely not */
 void check_history_lose(struct check_history *history, uint64_t operation);   /* who knows */
 

@@ -18,7 +18,6 @@
 #define HEAL_NS         (120 * NS_PER_S) /* in which everything must have ended well */
 #define CALM_NS         (30 * NS_PER_S)
 #define SLOW_TURN_NS    (2 * NS_PER_MS)
-#define FIRST_REVISION  1
 #define NODE_FIBERS_MAX 512
 
 void whole_text(struct whole *whole, uint32_t node, const char *format, ...)
@@ -33,24 +32,6 @@ void whole_text(struct whole *whole, uint32_t node, const char *format, ...)
     vsnprintf(line + at, sizeof(line) - (size_t)at, format, arguments);
     va_end(arguments);
     sim_text(&whole->world, line);
-}
-
-void whole_record(struct whole *whole, struct whole_event event)
-{
-    static const char *const names[] = {"calls", "done", "refused", "unknown"};
-    if (whole->event_count == whole->event_capacity) {
-        whole->event_capacity = whole->event_capacity * 2 + 256;
-        whole->events = sim_realloc(whole->events, whole->event_capacity * sizeof(event));
-    }
-    whole->events[whole->event_count++] = event;
-    sim_trace(&whole->world, NULL, 0, SIM_KIND_CLIENT, event.operation << 3 | event.kind,
-              event.revision << 32 ^ event.value);
-    whole_text(whole, 0, "operation %" PRIu64 " %s%s key %u revision %" PRIu64 " saw %" PRIu64,
-               event.operation, names[event.kind],
-               event.kind != WHOLE_CALL ? ""
-               : event.write            ? " write"
-                                        : " read",
-               event.key, event.revision, event.value);
 }
 
 /* ---- what the seed draws -------------------------------------------------------------------- */
@@ -84,6 +65,9 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     config->safety_ns = NS_PER_S << prng_below(&prng, 5);
     config->clients = 1 + (uint32_t)prng_below(&prng, WHOLE_CLIENTS_MAX);
     config->read_percent = (uint32_t)prng_below(&prng, 80);
+    config->txn_percent = (uint32_t)prng_below(&prng, 40);
+    config->delete_percent = (uint32_t)prng_below(&prng, 30);
+    config->compactions = prng_chance(&prng, 1, 2);
     config->think_ns = NS_PER_MS << prng_below(&prng, 9);
     config->call_timeout_ms = 300 + prng_below(&prng, 5000);
     config->value_bytes_max = 1u << prng_below(&prng, 13);
@@ -105,14 +89,16 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
 void whole_config_print(const struct whole_config *config, FILE *out)
 {
     fprintf(out,
-            "nodes=%u cores=%u sector=%u safety=%.0fs clients=%u reads=%u%% think=%.0fms "
+            "nodes=%u cores=%u sector=%u safety=%.0fs clients=%u reads=%u%% txns=%u%% deletes=%u%% "
+            "compactions=%d think=%.0fms "
             "timeout=%" PRIu64
             "ms value=%u crashes=%d stalls=%d partitions=%d slow=%d faults every %.0fms up to "
             "%.0fms turn=%uns short-reads=%d buggify=%d\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
-            config->clients, config->read_percent, (double)config->think_ns / 1e6,
-            config->call_timeout_ms, config->value_bytes_max, config->crashes, config->stalls,
-            config->partitions, config->slow_cores, (double)config->fault_mean_ns / 1e6,
+            config->clients, config->read_percent, config->txn_percent, config->delete_percent,
+            config->compactions, (double)config->think_ns / 1e6, config->call_timeout_ms,
+            config->value_bytes_max, config->crashes, config->stalls, config->partitions,
+            config->slow_cores, (double)config->fault_mean_ns / 1e6,
             (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
             config->buggify);
 }
@@ -308,47 +294,6 @@ static void heal(struct whole *whole)
     whole->load_ended = true;
 }
 
-/* ---- the verdict ---------------------------------------------------------------------------- */
-
-static void happen_to(struct whole *whole, struct check_history *history, uint64_t revision)
-{
-    while (history->revision < revision && history->revision + 1 < whole->written_count)
-        check_history_happen(history, whole->written[history->revision + 1], history->revision + 1);
-}
-
-/* Clients' answers, in order of time, against the order of writes that was read back. A revision
- * happens when it is first needed, which is as late as it may. */
-static void judge(struct whole *whole)
-{
-    struct check_history history;
-    check_history_init(&history, &whole->verdict, FIRST_REVISION);
-    for (uint64_t i = 0; i < whole->event_count; i++) {
-        const struct whole_event *event = &whole->events[i];
-        happen_to(whole, &history, event->revision);
-        switch (event->kind) {
-        case WHOLE_CALL:
-            invariant(check_history_call(&history, event->write, event->key) == event->operation);
-            break;
-        case WHOLE_RETURN:
-            check_history_return(&history, event->operation, event->revision, event->value);
-            if (event->modified != 0 && (event->modified >= whole->written_count ||
-                                         whole->written[event->modified] != event->value))
-                verdict_set(&whole->verdict, SIM_SAFETY,
-                            "history: read %" PRIu64 " saw %" PRIu64 " as of revision %" PRIu64,
-                            event->operation, event->value, event->modified);
-            break;
-        case WHOLE_REFUSE:
-            check_history_refuse(&history, event->operation);
-            break;
-        case WHOLE_LOSE:
-            check_history_lose(&history, event->operation);
-            break;
-        }
-    }
-    happen_to(whole, &history, whole->written_count - 1);
-    check_history_deinit(&history);
-}
-
 /* ---- the run -------------------------------------------------------------------------------- */
 
 static bool step(struct whole *whole)
@@ -410,6 +355,7 @@ static void whole_init(struct whole *whole, const struct raftsim_options *option
                                                         .log_to_stderr = options->log,
                                                         .short_reads = whole->config.short_reads});
     sim_world_enter(&whole->world);
+    whole_store_init(whole);
     whole_raft_start(whole);
     for (uint32_t i = 0; i < whole->config.nodes; i++)
         node_init(whole);
@@ -443,8 +389,7 @@ static void whole_deinit(struct whole *whole)
     if (whole->machine.running)
         sim_node_crash(&whole->machine);
     sim_node_deinit(&whole->machine);
-    free(whole->events);
-    free(whole->written);
+    whole_store_deinit(whole);
     sim_world_deinit(&whole->world);
 }
 
@@ -458,7 +403,7 @@ static void blame(struct whole *whole)
                                node->sim.running ? (int)node_state(node->node) : -1,
                                node->sim.running ? node_failure(node->node) : "down");
     }
-    verdict_set(&whole->verdict, SIM_LIVENESS, "the history cannot be read after healing:%s", text);
+    verdict_set(&whole->verdict, SIM_LIVENESS, "the store cannot be read after healing:%s", text);
 }
 
 static void whole_phases(struct whole *whole)
@@ -479,14 +424,11 @@ static void whole_phases(struct whole *whole)
         verdict_set(&whole->verdict, SIM_LIVENESS, "clients do not end after healing");
         return;
     }
-    whole_read_back_start(whole);
-    going = step_until(whole, &whole->read_back, limit_ns);
-    if (going && !whole->read_back)
+    whole_verify_start(whole);
+    going = step_until(whole, &whole->verified, limit_ns);
+    if (going && !whole->verified)
         blame(whole);
-    if (!going || !whole->read_back)
-        return;
-    judge(whole);
-    if (whole->verdict.outcome == SIM_PASS)
+    if (going && whole->verified)
         stop_nodes(whole, whole->world.now_ns + HEAL_NS);
 }
 
@@ -501,8 +443,8 @@ void whole_run(const struct raftsim_options *options, struct raftsim_result *res
                                       .hash = whole->world.trace_hash,
                                       .events = whole->world.events,
                                       .simulated_ns = whole->world.now_ns - start_ns,
-                                      .operations = whole->operations,
-                                      .commits = whole->written_count,
+                                      .operations = whole->store.history.operation_count,
+                                      .commits = check_raft_committed(&whole->raft_check),
                                       .leaderships = whole->leaderships,
                                       .crashes = whole->crashes};
     sim_text_freeze();

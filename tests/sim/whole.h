@@ -17,13 +17,14 @@
 #ifndef TESTS_SIM_WHOLE_H
 #define TESTS_SIM_WHOLE_H
 
+#include "client/kv_client.h"
 #include "server/config.h"
 #include "server/node.h"
-#include "tests/sim/check_history.h"
 #include "tests/sim/check_raft.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/raftsim.h"
 #include "tests/sim/whole_media.h"
+#include "tests/sim/whole_store.h"
 #include "tests/sim/world.h"
 
 #define WHOLE_NODES_MAX   5
@@ -36,7 +37,8 @@ struct whole_config {
     uint32_t nodes, cores;
     uint32_t sector_bytes;
     uint64_t safety_ns;
-    uint32_t clients, read_percent;
+    uint32_t clients, read_percent, txn_percent, delete_percent;
+    bool compactions;
     uint64_t think_ns, call_timeout_ms;
     uint32_t value_bytes_max;
     bool crashes, stalls, partitions, slow_cores;
@@ -45,19 +47,16 @@ struct whole_config {
     bool short_reads, buggify;
 };
 
-/* What clients saw, in order of time; judged when the order of writes is known. */
-enum whole_event_kind { WHOLE_CALL, WHOLE_RETURN, WHOLE_REFUSE, WHOLE_LOSE };
-struct whole_event {
-    enum whole_event_kind kind;
-    bool write;
-    uint32_t key;
-    uint64_t operation, revision, value;
-    uint64_t modified; /* of what a read saw */
+struct whole_hash {
+    int64_t revision, compacted;
+    uint32_t hash;
 };
 
-struct whole_hash {
-    int64_t revision;
-    uint32_t hash;
+/* Keys from..to, inclusive; `revision` 0: as they are now. */
+struct whole_range {
+    uint32_t from, to;
+    uint64_t revision;
+    bool stale; /* whatever the node has, without asking the others */
 };
 
 struct whole;
@@ -93,27 +92,35 @@ struct whole {
     struct sim_node machine; /* of the clients */
     struct whole_client clients[WHOLE_CLIENTS_MAX];
     struct sim_event fault;
-    struct whole_event *events;
-    uint64_t event_count, event_capacity;
-    uint64_t operations;
+    struct whole_store store;
+    uint64_t seen_revision[WHOLE_KEYS]; /* by whoever read or wrote the key last */
+    uint64_t txns, txns_succeeded, compactions;
     struct whole_hash hashes[WHOLE_HASHES_MAX];
     uint32_t hash_count;
     bool healed;     /* no more harm */
     bool load_ended; /* clients have stopped */
-    bool read_back;  /* the history was read */
+    bool verified;   /* every node has what it must */
     uint64_t crashes, leaderships;
-    uint64_t *written; /* [revision] -> operation, as read back */
-    uint64_t written_count;
 };
 
 /* whole.c */
 #define whole_prng(whole, name) sim_prng(&(whole)->world, SIM_STREAM_##name)
 void whole_text(struct whole *whole, uint32_t node, const char *format, ...) printf_like(3, 4);
-void whole_record(struct whole *whole, struct whole_event event);
 
 /* whole_clients.c */
 void whole_clients_start(struct whole *whole);
-void whole_read_back_start(struct whole *whole);
+/* Runs in a fiber of the clients' machine, as do the calls below. */
+void whole_machine_spawn(struct whole *whole, void (*run)(void *argument), void *argument);
+uint64_t whole_client_now_ns(void);
+/* To all nodes, or `only` to one. */
+struct kv_client *whole_client_open(struct whole *whole, const struct whole_node *only);
+/* False: no answer. What is answered is checked. */
+bool whole_client_range(struct whole *whole, struct kv_client *client,
+                        const struct whole_range *range);
+bool whole_client_hash(struct whole *whole, struct kv_client *client, int64_t revision);
+
+/* whole_verify.c */
+void whole_verify_start(struct whole *whole);
 void whole_clients_end(struct whole *whole);
 
 void whole_config_draw(struct whole_config *config, const struct raftsim_options *options);

@@ -142,6 +142,7 @@ static void on_executes(const struct entry *entry)
     struct whole_node *node = enter();
     pass_empty(node, entry->index);
     check_raft_apply(&node->whole->raft_check, node->member, node->executed, entry);
+    whole_store_execute(node->whole, entry);
     node->executed = entry->index;
     leave(node);
 }

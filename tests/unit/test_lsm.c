@@ -353,9 +353,12 @@ static void past_rows(void)
         {"straight to it", "k/many", 20, 20, 2},
         {"the next row is in the same block", "k/few", 39, 39, 2},
     };
+    const struct lsm_reader_stats *stats = lsm_reader_stats(reader);
     for (size_t i = 0; i < ARRAY_COUNT(reads); i++) {
         uint64_t blocks = blocks_of_read(reads[i].key, reads[i].at, reads[i].version);
         cr_expect_eq(blocks, reads[i].blocks, "%lu blocks: %s", blocks, reads[i].why);
+        cr_expect_gt(stats->cache_bytes, 0, "scraped in place");
+        cr_expect_gt(stats->row_cache_bytes, 0, "scraped in place");
     }
     store_close();
 }
