@@ -15,7 +15,7 @@ void connection_init(struct connection *connection, struct rpc_server *server, u
     connection->server = server;
     connection->port = port;
     connection->deadline_ns = UINT64_MAX;
-    connection->heard_ns = server->now_ns;
+    connection->heard_ns = connection->taken_ns = server->now_ns;
     queue_link_init(&connection->dirty);
     outbuf_init(&connection->out, &server->chunks);
     connection->next = server->connections;
@@ -204,15 +204,14 @@ void connection_drain(struct connection *connection)
         return;
     }
     connection->protocol->drain(connection);
-    for (struct rpc_call *call = connection->calls, *next; call != NULL; call = next) {
-        next = call->next;
+    for (struct rpc_call *call = connection_walk_begin(connection); call != NULL;
+         call = connection_walk_next(connection)) {
         if (call->method == NULL || call->method->kind == RPC_UNARY)
             continue;
         rpc_call_count(call, err_grpc_status(ERR_STOPPED));
         call->ops->end(call, ERR_STOPPED, err_grpc_status(ERR_STOPPED), err_text(ERR_STOPPED));
         rpc_call_detach(call);
         rpc_call_cancel(call);
-        next = connection->calls; /* the handler may have completed others */
     }
 }
 
@@ -261,6 +260,13 @@ void connection_tick(struct connection *connection)
             connection_end(connection);
             return;
         }
+    }
+    if (connection->out.bytes == 0) {
+        connection->taken_ns = server->now_ns;
+    } else if (server->now_ns >= connection->taken_ns + server->options.stalled_timeout_ns) {
+        server->stats.timeouts++;
+        connection->ending = connection->abandoned = true; /* what waits would be taken by nobody */
+        connection_mark_dirty(connection);
     }
     if (connection->protocol != NULL && !connection->ending)
         connection->protocol->tick(connection);

@@ -30,6 +30,7 @@ struct http1 {
     bool handling; /* the handler owes a reply */
     bool keep_alive;
     bool too_large;
+    uint64_t charged_bytes; /* of the arena, in server->partial_bytes */
 };
 
 static const char *http1_reason(int status)
@@ -55,11 +56,15 @@ static int http1_append(struct http1 *http1, struct http1_text *text, const char
     }
     if (text->bytes + bytes > text->bytes_max) {
         size_t grown = u64_max(text->bytes + bytes, u64_max(64, 2 * text->bytes_max));
-        uint8_t *data = arena_take(&http1->arena, grown);
+        struct rpc_server *server = http1->connection->server;
+        bool fits = server->partial_bytes + grown <= server->options.partial_bytes_max;
+        uint8_t *data = fits ? arena_take(&http1->arena, grown) : NULL;
         if (data == NULL) {
             http1->too_large = true;
             return -1;
         }
+        server->partial_bytes += grown;
+        http1->charged_bytes += grown;
         if (text->bytes > 0)
             memcpy(data, text->data, text->bytes);
         text->data = data;
@@ -177,8 +182,17 @@ static void http1_put_reply(struct connection *connection, int status, const cha
     connection_mark_dirty(connection);
 }
 
+static void http1_uncharge(struct http1 *http1)
+{
+    struct rpc_server *server = http1->connection->server;
+    invariant(server->partial_bytes >= http1->charged_bytes);
+    server->partial_bytes -= http1->charged_bytes;
+    http1->charged_bytes = 0;
+}
+
 static void http1_reset(struct http1 *http1)
 {
+    http1_uncharge(http1);
     arena_reset(&http1->arena);
     http1->url = http1->name = http1->value = http1->content_type = http1->authorization =
         http1->body = (struct http1_text){0};
@@ -349,6 +363,7 @@ static void http1_stop(struct connection *connection)
 {
     struct http1 *http1 = connection->state;
     connection->state = NULL;
+    http1_uncharge(http1);
     if (http1->handling) { /* freed by the reply, which is still owed */
         http1->connection = NULL;
         http1->request.connection = NULL;

@@ -5,7 +5,8 @@
 
 #include "core/invariant.h"
 
-#define GRPC_TIMEOUT_NS_MIN (10 * NS_PER_US) /* no reply travels in less */
+#define GRPC_TIMEOUT_NS_MIN   (10 * NS_PER_US) /* no reply travels in less */
+#define HEADER_OVERHEAD_BYTES 32               /* of each, RFC 9113 6.5.2 */
 
 /* ---- headers -----------------------------------------------------------------------------------
  */
@@ -28,8 +29,9 @@ static int http2_on_begin_headers(nghttp2_session *session, const nghttp2_frame 
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST)
         return 0;
     struct grpc_stream *stream = grpc_stream_acquire(http2, frame->hd.stream_id);
-    if (stream == NULL)
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
+    if (stream == NULL) /* nothing was done for it: the client may try again */
+        return nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                         NGHTTP2_REFUSED_STREAM);
     stream->call = rpc_call_acquire(http2->connection, &grpc_ops);
     if (stream->call != NULL)
         stream->call->stream = stream;
@@ -43,12 +45,37 @@ static inline bool header_is(const uint8_t *name, const char *wanted, size_t byt
     return memcmp(name, wanted, bytes) == 0;
 }
 
+/* The first of its name, as far as it is of use. */
+static void grpc_keep(struct grpc_stream *stream, struct bytes *kept, struct bytes text,
+                      size_t bytes_max)
+{
+    if (stream->call == NULL || kept->data != NULL)
+        return;
+    text.size = u64_min(text.size, bytes_max);
+    *kept = arena_copy(&stream->call->arena, text);
+}
+
+/* `token` comes before `authorization`, whatever their order. */
+static void grpc_header_token(struct grpc_stream *stream, struct bytes text, bool is_token)
+{
+    struct rpc_call *call = stream->call;
+    if (text.size > RPC_TOKEN_BYTES_MAX)
+        stream->too_large = true;
+    if (call == NULL || stream->too_large)
+        return;
+    if (is_token && !stream->has_token) {
+        call->token = (struct bytes){0};
+        stream->has_token = true;
+    }
+    grpc_keep(stream, &call->token, text, RPC_TOKEN_BYTES_MAX);
+}
+
 static void grpc_header_path(struct grpc_stream *stream, struct bytes path)
 {
     struct connection *connection = stream->http2->connection;
     stream->method = rpc_method_by_path(connection->server, path, connection->port);
-    if (stream->method == NULL && stream->call != NULL)
-        stream->unknown_path = arena_copy(&stream->call->arena, path);
+    if (stream->method == NULL)
+        grpc_keep(stream, &stream->unknown_path, path, GRPC_KEPT_BYTES_MAX);
 }
 
 static void grpc_header_timeout(struct grpc_stream *stream, struct bytes text)
@@ -71,8 +98,8 @@ static void grpc_header_encoding(struct grpc_stream *stream, struct bytes name)
         stream->encoding = GRPC_ENCODING_GZIP;
     else
         stream->encoding = GRPC_ENCODING_UNKNOWN;
-    if (stream->encoding == GRPC_ENCODING_UNKNOWN && stream->call != NULL)
-        stream->unknown_encoding = arena_copy(&stream->call->arena, name);
+    if (stream->encoding == GRPC_ENCODING_UNKNOWN)
+        grpc_keep(stream, &stream->unknown_encoding, name, GRPC_KEPT_BYTES_MAX);
 }
 
 /* Lengths tell the few names we care about apart; everything else is skipped. */
@@ -87,12 +114,18 @@ static int http2_on_header(nghttp2_session *session, const nghttp2_frame *frame,
         return 0;
     struct rpc_call *call = stream->call;
     struct bytes text = bytes_make(value, value_bytes);
+    size_t bytes = name_bytes + value_bytes + HEADER_OVERHEAD_BYTES;
+    if (unlikely(bytes > HTTP2_HEADERS_BYTES - stream->header_bytes)) {
+        stream->too_large = true;
+        return 0;
+    }
+    stream->header_bytes += (uint32_t)bytes;
     switch (name_bytes) {
     case 5:
         if (header_is(name, ":path", 5))
             grpc_header_path(stream, text);
-        else if (call != NULL && header_is(name, "token", 5))
-            call->token = arena_copy(&call->arena, text);
+        else if (header_is(name, "token", 5))
+            grpc_header_token(stream, text, true);
         break;
     case 7:
         if (header_is(name, ":method", 7))
@@ -113,12 +146,12 @@ static int http2_on_header(nghttp2_session *session, const nghttp2_frame *frame,
     case 13:
         if (header_is(name, "grpc-encoding", 13))
             grpc_header_encoding(stream, text);
-        else if (call != NULL && call->token.size == 0 && header_is(name, "authorization", 13))
-            call->token = arena_copy(&call->arena, text);
+        else if (header_is(name, "authorization", 13))
+            grpc_header_token(stream, text, false);
         break;
     case 18:
         if (call != NULL && header_is(name, "client-api-version", 18))
-            call->client_api_version = arena_copy(&call->arena, text);
+            grpc_keep(stream, &call->client_api_version, text, GRPC_KEPT_BYTES_MAX);
         break;
     }
     return 0;
@@ -153,21 +186,11 @@ static void grpc_refuse_unknown_path(struct grpc_stream *stream)
     grpc_stream_refuse(stream, GRPC_UNIMPLEMENTED, text);
 }
 
-static void grpc_dispatch(struct grpc_stream *stream, struct bytes request)
-{
-    struct rpc_call *call = stream->call;
-    invariant(call != NULL && !stream->dispatched);
-    stream->dispatched = stream->active = true;
-    stream->http2->active_count++;
-    rpc_call_start(call, stream->method);
-    call->request = request;
-    stream->http2->connection->server->stats.messages_received[stream->method->id]++;
-    stream->method->handle(call);
-}
-
 static void grpc_on_request_headers(struct grpc_stream *stream)
 {
-    if (!stream->is_post) {
+    if (stream->too_large) {
+        grpc_stream_refuse_http(stream, 431);
+    } else if (!stream->is_post) {
         grpc_stream_refuse_http(stream, 405);
     } else if (!stream->is_grpc) {
         grpc_stream_refuse_http(stream, 415);
@@ -206,6 +229,22 @@ static void grpc_stream_fail(struct grpc_stream *stream, enum grpc_status status
         stats->started[stream->method->id]++;
     stats->handled[stream->method->id][status]++;
     grpc_stream_refuse(stream, status, text);
+}
+
+static void grpc_dispatch(struct grpc_stream *stream, struct bytes request)
+{
+    struct rpc_call *call = stream->call;
+    invariant(call != NULL && !stream->dispatched);
+    if (unlikely(!rpc_call_charge(call, request.size))) {
+        grpc_stream_fail(stream, GRPC_RESOURCE_EXHAUSTED, err_text(ERR_TOO_MANY_REQUESTS));
+        return;
+    }
+    stream->dispatched = stream->active = true;
+    stream->http2->active_count++;
+    rpc_call_start(call, stream->method);
+    call->request = request;
+    stream->http2->connection->server->stats.messages_received[stream->method->id]++;
+    stream->method->handle(call);
 }
 
 /* Checks the prefix at `data`; false: the stream was refused. */
@@ -517,13 +556,22 @@ void http2_dispatch_delayed(struct http2 *http2)
     }
 }
 
+static int http2_on_settings(struct http2 *http2, bool is_ack)
+{
+    if (http2->receiving_count == 0)
+        connection_expect_nothing(http2->connection); /* the handshake is done */
+    http2->settings_count += !is_ack;
+    bool is_flood = http2->settings_count > HTTP2_SETTINGS_BURST + http2_age_s(http2);
+    return is_flood ? NGHTTP2_ERR_CALLBACK_FAILURE : 0;
+}
+
 static int http2_on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame,
                                void *user_data)
 {
     (void)session;
     struct http2 *http2 = user_data;
-    if (frame->hd.type == NGHTTP2_SETTINGS && http2->receiving_count == 0)
-        connection_expect_nothing(http2->connection); /* the handshake is done */
+    if (frame->hd.type == NGHTTP2_SETTINGS)
+        return http2_on_settings(http2, (frame->hd.flags & NGHTTP2_FLAG_ACK) != 0);
     if (frame->hd.type != NGHTTP2_DATA && frame->hd.type != NGHTTP2_HEADERS)
         return 0;
     bool end = (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0;

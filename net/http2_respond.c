@@ -238,24 +238,35 @@ static int grpc_send_data(nghttp2_session *session, nghttp2_frame *frame, const 
 
 void http2_run_writable(struct http2 *http2)
 {
+    struct connection *connection = http2->connection;
     http2->has_writable = false;
-    for (struct rpc_call *call = http2->connection->calls, *next; call != NULL; call = next) {
-        next = call->next;
+    for (struct rpc_call *call = connection_walk_begin(connection); call != NULL;
+         call = connection_walk_next(connection)) {
         const struct grpc_stream *stream = call->stream;
         if (!call->wants_writable ||
             stream->out_end - stream->out_begin > RPC_SEND_QUEUE_BYTES_MAX / 2)
             continue;
         call->wants_writable = false;
-        if (call->writable != NULL) {
+        if (call->writable != NULL)
             call->writable(call);
-            next = http2->connection->calls; /* any call may have been completed */
-        }
     }
+}
+
+/* To make the server reset a stream is as good as to reset it, and must not be cheaper. */
+static void http2_on_reset_sent(struct http2 *http2, uint32_t code)
+{
+    if (code == NGHTTP2_NO_ERROR || code == NGHTTP2_REFUSED_STREAM)
+        return;
+    if (++http2->reset_count > HTTP2_RESETS_BURST + HTTP2_RESETS_PER_S * http2_age_s(http2) &&
+        !http2->connection->ending)
+        connection_malformed(http2->connection);
 }
 
 static int http2_on_frame_send(nghttp2_session *session, const nghttp2_frame *frame,
                                void *user_data)
 {
+    if (frame->hd.type == NGHTTP2_RST_STREAM)
+        http2_on_reset_sent(user_data, frame->rst_stream.error_code);
     if (frame->hd.type != NGHTTP2_HEADERS || (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) == 0)
         return 0;
     const struct grpc_stream *stream =
@@ -321,8 +332,9 @@ static uint8_t *grpc_message_begin(struct rpc_call *call, size_t bytes_max)
     struct grpc_stream *stream = call->stream;
     size_t queued = stream->out_end - stream->out_begin;
     if (call->method->kind != RPC_UNARY && queued > 0 &&
-        queued + bytes_max > RPC_SEND_QUEUE_BYTES_MAX)
-        return NULL;
+        (queued + bytes_max > RPC_SEND_QUEUE_BYTES_MAX ||
+         stream->http2->queued_bytes >= call->server->options.queued_bytes_per_connection_max))
+        return NULL; /* what is queued tells when there is room */
     if (!grpc_out_reserve(stream, GRPC_PREFIX_BYTES + bytes_max))
         fatal("out of memory for a reply of %zu bytes", bytes_max);
     return stream->out + stream->out_end + GRPC_PREFIX_BYTES;

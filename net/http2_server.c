@@ -4,8 +4,7 @@
 
 #include "core/invariant.h"
 
-#define HTTP2_DRAIN_NS      (100 * NS_PER_MS) /* a round trip for the first GOAWAY to arrive */
-#define HTTP2_HEADERS_BYTES (64 * 1024)
+#define HTTP2_DRAIN_NS (100 * NS_PER_MS) /* a round trip for the first GOAWAY to arrive */
 
 static const uint8_t http2_ping_data[8] = {'r', 'a', 'f', 't', 'p', 'i', 'n', 'g'};
 
@@ -16,6 +15,8 @@ struct grpc_stream *grpc_stream_acquire(struct http2 *http2, int32_t id)
 {
     struct rpc_server *server = http2->connection->server;
     struct grpc_stream *stream = server->free_streams;
+    if (server->streams_live == server->options.streams_max)
+        return NULL;
     if (stream != NULL) {
         server->free_streams = stream->next;
         server->free_stream_count--;
@@ -33,6 +34,8 @@ struct grpc_stream *grpc_stream_acquire(struct http2 *http2, int32_t id)
     if (http2->streams != NULL)
         http2->streams->previous = stream;
     http2->streams = stream;
+    http2->stream_count++;
+    server->streams_live++;
     return stream;
 }
 
@@ -124,6 +127,9 @@ void grpc_stream_release(struct grpc_stream *stream)
         stream->next->previous = stream->previous;
     if (http2->current == stream)
         http2->current = NULL;
+    invariant(http2->stream_count > 0 && server->streams_live > 0);
+    http2->stream_count--;
+    server->streams_live--;
     if (server->free_stream_count == GRPC_STREAMS_FREE_MAX) {
         free(stream);
         return;
@@ -186,6 +192,7 @@ static int http2_start(struct connection *connection)
     if (http2 == NULL)
         return ERR_LIMIT;
     http2->connection = connection;
+    http2->started_ns = server->now_ns;
     if (nghttp2_session_server_new2(&http2->session, server->http2_callbacks, http2,
                                     server->http2_option) != 0)
         goto fail;
@@ -203,6 +210,13 @@ fail:
     return ERR_LIMIT;
 }
 
+/* A client that does not read, and makes us answer what is no request, is not worth the memory. */
+static bool http2_is_flooded(const struct http2 *http2)
+{
+    return nghttp2_session_get_outbound_queue_size(http2->session) >
+           HTTP2_QUEUE_FRAMES + 2 * (size_t)http2->stream_count;
+}
+
 static int http2_input(struct connection *connection, const uint8_t *data, size_t bytes)
 {
     struct http2 *http2 = connection->state;
@@ -210,7 +224,7 @@ static int http2_input(struct connection *connection, const uint8_t *data, size_
     if (http2->ready_count > 0)
         http2_dispatch_ready(http2);
     http2->current = NULL;
-    if (taken < 0)
+    if (taken < 0 || http2_is_flooded(http2))
         return ERR_MALFORMED;
     if (http2->consumed_bytes > 0) {
         if (nghttp2_session_consume_connection(http2->session, http2->consumed_bytes) != 0)

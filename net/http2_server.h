@@ -9,7 +9,9 @@
  *           into the connection's outbuf.
  * Owner     The connection. Streams come from the server's free list.
  * Limits    GRPC_STREAM_INLINE_BYTES of reply without an allocation; request_bytes_max per message;
- *           partial_bytes_max for all incomplete requests of the core.
+ *           partial_bytes_max for all incomplete requests of the core; HTTP2_HEADERS_BYTES of
+ *           headers, of which GRPC_KEPT_BYTES_MAX and a token are kept; HTTP2_QUEUE_FRAMES that
+ *           answer no request wait for the client.
  *
  * Invariants of a stream
  * S1  call != NULL exactly while a handler or the transport owes the call's completion and the
@@ -36,6 +38,12 @@
 #define GRPC_TEXT_BYTES_MAX      1024 /* of an escaped grpc-message */
 #define GRPC_STREAMS_FREE_MAX    4096
 #define GRPC_SOURCE_BYTES        ((size_t)(32 * 1024)) /* asked of a source at once */
+#define GRPC_KEPT_BYTES_MAX      512                   /* of a path that is unknown, and the like */
+#define HTTP2_HEADERS_BYTES      (64 * 1024)
+#define HTTP2_QUEUE_FRAMES       4096 /* beyond two for each stream */
+#define HTTP2_SETTINGS_BURST     64   /* then one a second: each is applied to all streams */
+#define HTTP2_RESETS_BURST       1000 /* then 33 a second, as nghttp2 allows the client's own */
+#define HTTP2_RESETS_PER_S       33
 #define HTTP2_STREAM_WINDOW      (1 << 20)
 #define HTTP2_CONNECTION_WINDOW  (16 << 20)
 
@@ -55,19 +63,22 @@ struct grpc_stream {
     bool is_post, is_grpc; /* what the headers said */
     bool is_proto;         /* content-type has the suffix, and so has the reply's */
     bool bad_timeout;
-    bool late;            /* the timeout was over when it arrived */
-    bool receiving;       /* S4 */
-    bool dispatched;      /* the handler has the request */
-    bool active;          /* S5 */
-    bool delayed;         /* S7 */
-    uint8_t ready_at;     /* S6: place + 1 */
-    bool taking;          /* messages are being delivered: no second loop inside */
-    bool remote_closed;   /* END_STREAM was received */
-    bool half_close_told; /* and the handler of a BIDI stream knows */
-    bool responded;       /* response headers are submitted */
-    bool deferred;        /* nghttp2 waits for nghttp2_session_resume_data() */
-    bool finished;        /* trailers follow what is in `out` */
-    char *text;           /* escaped grpc-message, or NULL */
+    bool too_large;        /* the headers, all together or a token */
+    bool has_token;        /* the call's is from `token`, not `authorization` */
+    bool late;             /* the timeout was over when it arrived */
+    bool receiving;        /* S4 */
+    bool dispatched;       /* the handler has the request */
+    bool active;           /* S5 */
+    bool delayed;          /* S7 */
+    uint8_t ready_at;      /* S6: place + 1 */
+    bool taking;           /* messages are being delivered: no second loop inside */
+    bool remote_closed;    /* END_STREAM was received */
+    bool half_close_told;  /* and the handler of a BIDI stream knows */
+    bool responded;        /* response headers are submitted */
+    bool deferred;         /* nghttp2 waits for nghttp2_session_resume_data() */
+    bool finished;         /* trailers follow what is in `out` */
+    uint32_t header_bytes; /* of the request, as SETTINGS_MAX_HEADER_LIST_SIZE counts */
+    char *text;            /* escaped grpc-message, or NULL */
     uint32_t text_bytes;
     uint32_t unconsumed_bytes; /* received while messages are paused: window not given back */
     uint8_t *in;               /* incomplete message(s), prefix included */
@@ -87,7 +98,10 @@ struct http2 {
     nghttp2_session *session;
     struct grpc_stream *streams;
     struct grpc_stream *current; /* of the frame being received */
-    uint32_t receiving_count;
+    uint32_t stream_count, receiving_count;
+    uint64_t started_ns;
+    uint64_t settings_count; /* the client's */
+    uint64_t reset_count;    /* streams that the client's mistakes made us reset */
     uint32_t ready_count;
     struct grpc_ready ready[RPC_AHEAD_MAX]; /* S6 */
     uint64_t consumed_bytes;                /* connection window to give back after this input */
@@ -111,6 +125,10 @@ void grpc_stream_undelay(struct grpc_stream *stream);
 void http2_dispatch_delayed(struct http2 *http2);
 void http2_dispatch_ready(struct http2 *http2);
 bool http2_is_full(const struct http2 *http2); /* requests have to wait */
+static inline uint64_t http2_age_s(const struct http2 *http2)
+{
+    return (http2->connection->server->now_ns - http2->started_ns) / NS_PER_S;
+}
 
 /* Answers without a handler: status and text, trailers only; then lets go of the call. */
 void grpc_stream_refuse(struct grpc_stream *stream, enum grpc_status status, const char *text);

@@ -199,11 +199,16 @@ static void native_request(struct connection *connection, const struct native_fr
     call->transport = RPC_NATIVE;
     call->request_id = frame->request_id;
     call->requires_leader = (frame->flags & NATIVE_FLAG_REQUIRE_LEADER) != 0;
-    call->token = bytes_make(connection->token, connection->token_bytes);
+    call->token = arena_copy(&call->arena, /* a HELLO may replace it meanwhile */
+                             bytes_make(connection->token, connection->token_bytes));
     if (frame->timeout_ms != 0)
         rpc_call_set_deadline(call, server->now_ns + frame->timeout_ms * NS_PER_MS);
     rpc_call_start(call, method);
     bool is_bidi = method->kind == RPC_BIDI;
+    if (!is_bidi && unlikely(!rpc_call_charge(call, frame->payload_bytes))) {
+        rpc_fail(call, ERR_TOO_MANY_REQUESTS);
+        return;
+    }
     if (!is_bidi) {
         call->request = bytes_make(frame->payload, frame->payload_bytes);
         server->stats.messages_received[method->id]++;
@@ -365,15 +370,13 @@ static int native_start(struct connection *connection)
 static void native_run_writable(struct connection *connection)
 {
     connection->has_refused = false;
-    for (struct rpc_call *call = connection->calls, *next; call != NULL; call = next) {
-        next = call->next;
+    for (struct rpc_call *call = connection_walk_begin(connection); call != NULL;
+         call = connection_walk_next(connection)) {
         if (!call->wants_writable)
             continue;
         call->wants_writable = false;
-        if (call->writable != NULL) {
+        if (call->writable != NULL)
             call->writable(call);
-            next = connection->calls; /* any call may have been completed */
-        }
     }
 }
 
@@ -388,12 +391,15 @@ static void native_flush(struct connection *connection)
     }
     while (connection->pulling && connection->out.bytes < RPC_OUTPUT_BYTES_HIGH) {
         connection->pulling = false;
-        for (struct rpc_call *call = connection->calls, *next; call != NULL; call = next) {
-            next = call->next;
+        for (struct rpc_call *call = connection_walk_begin(connection); call != NULL;
+             call = connection_walk_next(connection)) {
             if (call->state != RPC_CALL_SOURCE || call->source_waits)
                 continue;
-            native_pull(call);
             connection->pulling = true;
+            if (connection->out.bytes >=
+                connection->server->options.queued_bytes_per_connection_max)
+                break; /* however many there are */
+            native_pull(call);
         }
     }
     if (connection->has_refused && connection->out.bytes <= RPC_SEND_QUEUE_BYTES_MAX / 2)

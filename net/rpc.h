@@ -104,7 +104,8 @@ struct rpc_call {
     void *stream;                     /* the transport's */
     struct rpc_call *next, *previous; /* among the connection's calls, or next on the free list */
     struct rpc_call *deadline_next, *deadline_previous;
-    uint64_t request_id; /* native frames: the client's */
+    uint64_t request_id;    /* native frames: the client's */
+    uint32_t charged_bytes; /* part of server->request_bytes */
     int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max);
     uint64_t source_bytes_left;
     uint8_t state; /* enum rpc_call_state */
@@ -204,6 +205,7 @@ struct rpc_server_options {
     uint32_t streams_per_connection_max;        /* HTTP/2; 0: 65,536 (advertised) */
     uint32_t calls_per_connection_max;        /* in flight, unary; 0: 4,096; above, requests wait */
     uint32_t calls_max;                       /* in flight on this core; 0: 65,536 */
+    uint32_t streams_max;                     /* HTTP/2, of this core; 0: calls_max + 4,096 */
     uint64_t request_bytes_max;               /* one message; 0: 2 MiB (1.5 MiB + 512 KiB) */
     uint64_t queued_bytes_per_connection_max; /* unsent; above, requests wait; 0: 4 MiB */
     uint64_t first_bytes_timeout_ns;          /* to the first request, or SETTINGS; 0: 10 s */
@@ -211,7 +213,9 @@ struct rpc_server_options {
     uint64_t http1_idle_timeout_ns;           /* 0: 60 s */
     uint64_t keepalive_ns;                    /* HTTP/2 PING when nothing was heard; 0: 2 h */
     uint64_t keepalive_timeout_ns;            /* for its answer; 0: 20 s */
-    uint64_t partial_bytes_max; /* sum of incomplete requests on this core; 0: 128 MiB */
+    uint64_t stalled_timeout_ns; /* for a peer to take some of what waits for it; 0: 60 s */
+    uint64_t partial_bytes_max;  /* sum of incomplete requests on this core; 0: 128 MiB */
+    uint64_t flight_bytes_max;   /* sum of requests in flight on this core; 0: 128 MiB */
 };
 
 /* Plain counters of the server's core, for metrics_register(). */

@@ -7,6 +7,7 @@
 
 #define RPC_ARENA_KEEP_BYTES  ((size_t)(16 * 1024))
 #define RPC_ARENA_SPARE_BYTES ((size_t)(256 * 1024)) /* beyond twice the largest request */
+#define RPC_CHARGED_BYTES_MIN ((size_t)1024)         /* calls_max bounds what is smaller */
 
 /* ---- methods -----------------------------------------------------------------------------------
  */
@@ -80,6 +81,7 @@ static void rpc_options_fill(struct rpc_server_options *options)
     FILL(streams_per_connection_max, 65536);
     FILL(calls_per_connection_max, 4096);
     FILL(calls_max, 65536);
+    FILL(streams_max, options->calls_max + 4096);
     FILL(request_bytes_max, 2 * MIB);
     FILL(queued_bytes_per_connection_max, 4 * MIB);
     FILL(first_bytes_timeout_ns, 10 * NS_PER_S);
@@ -87,7 +89,9 @@ static void rpc_options_fill(struct rpc_server_options *options)
     FILL(http1_idle_timeout_ns, 60 * NS_PER_S);
     FILL(keepalive_ns, 7200 * NS_PER_S);
     FILL(keepalive_timeout_ns, 20 * NS_PER_S);
+    FILL(stalled_timeout_ns, 60 * NS_PER_S);
     FILL(partial_bytes_max, 128 * MIB);
+    FILL(flight_bytes_max, 128 * MIB);
 #undef FILL
 }
 
@@ -120,15 +124,16 @@ void rpc_server_deinit(struct rpc_server *server)
 
 void rpc_server_expire(struct rpc_server *server)
 {
-    for (struct rpc_call *call = server->deadlines, *next; call != NULL; call = next) {
-        next = call->deadline_next;
+    struct rpc_call *call;
+    server->deadline_walk = server->deadlines;
+    while ((call = server->deadline_walk) != NULL) {
+        server->deadline_walk = call->deadline_next; /* moved on when that one completes */
         if (call->deadline_ns > server->now_ns)
             continue;
         rpc_call_count(call, GRPC_DEADLINE_EXCEEDED);
         call->ops->end(call, ERR_DEADLINE, GRPC_DEADLINE_EXCEEDED, err_text(ERR_DEADLINE));
         rpc_call_detach(call);
         rpc_call_cancel(call);
-        next = server->deadlines; /* the handler may have completed others: start over */
     }
 }
 
@@ -179,6 +184,8 @@ void rpc_call_release(struct rpc_call *call)
     if (call->released != NULL)
         call->released(call);
     call->state = RPC_CALL_FREE;
+    invariant(server->request_bytes >= call->charged_bytes);
+    server->request_bytes -= call->charged_bytes;
     if (unlikely(call->arena.bytes_taken > RPC_ARENA_KEEP_BYTES))
         arena_deinit(&call->arena); /* an idle pool keeps no large requests' memory */
     else if (call->arena.bytes_taken != 0)
@@ -201,6 +208,19 @@ void rpc_call_start(struct rpc_call *call, const struct rpc_method *method)
     call->server->stats.started[method->id]++;
 }
 
+bool rpc_call_charge(struct rpc_call *call, size_t bytes)
+{
+    struct rpc_server *server = call->server;
+    invariant(call->charged_bytes == 0);
+    if (bytes < RPC_CHARGED_BYTES_MIN)
+        return true;
+    if (server->request_bytes + bytes > server->options.flight_bytes_max)
+        return false;
+    call->charged_bytes = (uint32_t)bytes;
+    server->request_bytes += bytes;
+    return true;
+}
+
 void rpc_call_set_deadline(struct rpc_call *call, uint64_t deadline_ns)
 {
     struct rpc_server *server = call->server;
@@ -216,6 +236,8 @@ void rpc_call_detach(struct rpc_call *call)
 {
     struct connection *connection = call->connection;
     invariant(connection != NULL && connection->call_count > 0);
+    if (connection->walk == call)
+        connection->walk = call->next;
     if (call->previous != NULL)
         call->previous->next = call->next;
     else
@@ -223,6 +245,8 @@ void rpc_call_detach(struct rpc_call *call)
     if (call->next != NULL)
         call->next->previous = call->previous;
     if (call->deadline_ns != UINT64_MAX) {
+        if (call->server->deadline_walk == call)
+            call->server->deadline_walk = call->deadline_next;
         if (call->deadline_previous != NULL)
             call->deadline_previous->deadline_next = call->deadline_next;
         else

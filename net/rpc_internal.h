@@ -79,6 +79,7 @@ struct connection {
     struct queue_link dirty;                    /* has something to flush */
     struct outbuf out;
     struct rpc_call *calls;
+    struct rpc_call *walk; /* the next of a walk over `calls` */
     uint32_t call_count;
     uint8_t port;
     bool paused;   /* not reading: too many calls or too much output */
@@ -97,7 +98,8 @@ struct connection {
     uint64_t deadline_bytes; /* received_bytes when it was set */
     uint64_t received_bytes;
     uint64_t heard_ns;
-    uint8_t *token; /* native connections */
+    uint64_t taken_ns; /* when the peer last took output, or there was none */
+    uint8_t *token;    /* native connections */
     uint32_t token_bytes;
     struct io_socket socket;
     struct io_op send_op;
@@ -122,14 +124,15 @@ struct rpc_server {
     uint32_t free_call_count;
     uint32_t calls_live;
     struct grpc_stream *free_streams;
-    uint32_t free_stream_count;
+    uint32_t free_stream_count, streams_live;
     void *http2_callbacks, *http2_option; /* nghttp2's, made for the first session */
     struct outbuf_pool chunks;
     struct queue dirty;
     struct connection *connections;
     struct connection *sweep; /* where the next tick goes on */
-    struct rpc_call *deadlines;
+    struct rpc_call *deadlines, *deadline_walk;
     uint64_t partial_bytes;
+    uint64_t request_bytes; /* of calls in flight; see rpc_call_charge() */
     struct timer tick;
     uint32_t sockets;     /* descriptors owned, those being closed included */
     uint64_t shutdown_ns; /* connections are cut then; 0: not shutting down */
@@ -157,6 +160,8 @@ struct rpc_call *rpc_call_acquire(struct connection *connection,
                                   const struct rpc_transport_ops *ops);
 void rpc_call_release(struct rpc_call *call); /* detached already */
 void rpc_call_start(struct rpc_call *call, const struct rpc_method *method);
+/* The request will be kept: false when those in flight have too many bytes already. */
+must_check bool rpc_call_charge(struct rpc_call *call, size_t bytes);
 void rpc_call_set_deadline(struct rpc_call *call, uint64_t deadline_ns);
 void rpc_call_detach(struct rpc_call *call); /* from its connection and transport */
 
@@ -175,6 +180,20 @@ static inline void rpc_call_count(struct rpc_call *call, enum grpc_status status
 void connection_init(struct connection *connection, struct rpc_server *server, uint8_t port);
 void connection_input(struct connection *connection, const uint8_t *data, size_t bytes);
 void connection_flush(struct connection *connection);
+
+/* A walk over the calls; during it any of them may complete. One at a time. */
+static inline struct rpc_call *connection_walk_next(struct connection *connection)
+{
+    struct rpc_call *call = connection->walk;
+    if (call != NULL)
+        connection->walk = call->next;
+    return call;
+}
+static inline struct rpc_call *connection_walk_begin(struct connection *connection)
+{
+    connection->walk = connection->calls;
+    return connection_walk_next(connection);
+}
 
 /* Graceful end: streams are ended with Unavailable, unary calls may complete. */
 void connection_drain(struct connection *connection);

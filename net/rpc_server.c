@@ -78,6 +78,7 @@ static void rpc_socket_sent(struct io_op *op, int32_t result)
         return;
     }
     server->stats.sent_bytes += (uint64_t)result;
+    connection->taken_ns = server->now_ns;
     outbuf_consume(&connection->out, (size_t)result);
     rpc_send(connection);
     connection_mark_dirty(connection); /* there is room for more */

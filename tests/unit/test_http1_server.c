@@ -28,7 +28,8 @@ static void handle(struct http_request *request)
 
 static void begin(void)
 {
-    cr_assert_eq(rpc_server_init(&server, &(struct rpc_server_options){.http = handle}), 0);
+    struct rpc_server_options options = {.http = handle, .partial_bytes_max = 300 * KIB};
+    cr_assert_eq(rpc_server_init(&server, &options), 0);
     server.now_ns = NS_PER_S;
     connection_init(&connection, &server, RPC_PORT_CLIENT);
     handled_count = 0;
@@ -86,6 +87,31 @@ Test(http1_server, requests_in_pieces_of_every_size)
         cr_assert_not(connection.ending);
         end();
     }
+}
+
+Test(http1_server, bodies_count_among_the_incomplete_requests)
+{
+    static char body[100 * KIB + 1];
+    memset(body, 'b', sizeof(body) - 1);
+    begin();
+    input("POST /a HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n", 1000);
+    input(body, sizeof(body));
+    cr_expect_geq(server.partial_bytes, 100 * KIB);
+    cr_expect_not(connection.ending);
+    input(body, sizeof(body));
+    input(body, sizeof(body));
+    cr_expect(connection.ending);
+    cr_expect(strstr(output(), "413 ") != NULL);
+    end();
+    begin();
+    hold = true;
+    input("POST /a HTTP/1.1\r\nContent-Length: 102400\r\n\r\n", 1000);
+    input(body, sizeof(body));
+    cr_expect_eq(handled_count, 1);
+    connection_close(&connection);
+    cr_expect_eq(server.partial_bytes, 0, "also when the client left first");
+    http_reply(held, 200, "text/plain", (struct bytes){0}, NULL);
+    end();
 }
 
 Test(http1_server, pipelined_requests_wait_for_a_late_reply)

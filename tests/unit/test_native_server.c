@@ -342,6 +342,7 @@ Test(native_server, slow_first_bytes_and_slow_frames_are_cut_off)
     end();
     begin(NULL);
     connection_input(&connection, wire, bytes);
+    outbuf_consume(&connection.out, connection.out.bytes);
     server.now_ns += 3600 * NS_PER_S;
     connection_tick(&connection);
     cr_expect_not(connection.ending, "idle is fine");
@@ -349,6 +350,49 @@ Test(native_server, slow_first_bytes_and_slow_frames_are_cut_off)
     server.now_ns += 20 * NS_PER_S;
     connection_tick(&connection);
     cr_expect(connection.ending, "twenty for a later one");
+    end();
+}
+
+Test(native_server, a_peer_that_takes_nothing_is_cut_off)
+{
+    uint8_t wire[128];
+    begin(NULL);
+    connection_input(&connection, wire, put(wire, 1, 1, 0, "payload"));
+    for (int i = 0; i < 10; i++) {
+        server.now_ns += 59 * NS_PER_S;
+        connection.taken_ns = server.now_ns; /* the shell saw some of it leave */
+        connection_tick(&connection);
+        cr_assert_not(connection.ending, "slow is fine");
+    }
+    server.now_ns += 60 * NS_PER_S;
+    connection_tick(&connection);
+    cr_expect(connection.abandoned);
+    cr_expect_eq(server.stats.timeouts, 1);
+    end();
+}
+
+/* What is in flight has at most so many bytes, however many calls and connections it is. */
+Test(native_server, requests_in_flight_are_bounded_in_bytes)
+{
+    static char text[3001], small[1001];
+    static uint8_t wire[4000];
+    memset(text, 't', sizeof(text) - 1);
+    memset(small, 's', sizeof(small) - 1);
+    struct rpc_server_options options = {.flight_bytes_max = 10000};
+    begin(&options);
+    for (uint64_t id = 1; id <= 4; id++)
+        connection_input(&connection, wire, put(wire, id, 2, 0, text));
+    cr_expect_eq(server.request_bytes, 9000, "%lu", server.request_bytes);
+    cr_expect_eq(connection.call_count, 3, "the fourth was refused");
+    cr_expect_eq(server.stats.handled[2][GRPC_RESOURCE_EXHAUSTED], 1);
+    connection_input(&connection, wire, put(wire, 5, 2, 0, small));
+    cr_expect_eq(connection.call_count, 4, "small ones are bounded by their number");
+    while (connection.calls != NULL)
+        rpc_reply(connection.calls, bytes_from_text("done"));
+    cr_expect_eq(server.request_bytes, 0);
+    connection_input(&connection, wire, put(wire, 6, 2, 0, text));
+    cr_expect_eq(connection.call_count, 1);
+    rpc_reply(connection.calls, bytes_from_text("done"));
     end();
 }
 

@@ -1,0 +1,391 @@
+#include <criterion/criterion.h>
+#include <stdlib.h>
+
+#include "net/http2_server.h"
+#include "tests/unit/heap_bytes.h"
+
+/*
+ * A client that writes its frames by hand and keeps to no rule: what it can make the server hold,
+ * and for how long.
+ */
+
+enum {
+    FRAME_DATA = 0,
+    FRAME_HEADERS = 1,
+    FRAME_RST_STREAM = 3,
+    FRAME_SETTINGS = 4,
+    FRAME_PING = 6,
+    FRAME_WINDOW_UPDATE = 8,
+    FRAME_CONTINUATION = 9,
+    END_STREAM = 1,
+    ACK = 1,
+    END_HEADERS = 4,
+};
+
+static struct rpc_server server;
+static struct connection connection;
+static uint32_t handled;
+
+static void handle_echo(struct rpc_call *call)
+{
+    handled++;
+    rpc_reply(call, call->request);
+}
+
+static struct rpc_call *held[200000];
+static uint32_t held_count;
+
+static void handle_hold(struct rpc_call *call)
+{
+    handled++;
+    held[held_count++] = call;
+}
+
+/* Whichever ends first takes all others with it. */
+static void chain_canceled(struct rpc_call *call maybe_unused)
+{
+    uint32_t count = held_count;
+    held_count = 0;
+    for (uint32_t i = 0; i < count; i++)
+        rpc_fail(held[i], ERR_CANCELED);
+}
+
+static void handle_chain(struct rpc_call *call)
+{
+    call->canceled = chain_canceled;
+    held[held_count++] = call;
+}
+
+static void stream_writable(struct rpc_call *call)
+{
+    static const uint8_t message[10000];
+    while (call->user[0] < 200) {
+        if (!rpc_send_message(call, bytes_make(message, sizeof(message))))
+            return;
+        call->user[0]++;
+    }
+    handled++;
+    rpc_finish(call, 0);
+}
+
+static void stream_half_closed(struct rpc_call *call maybe_unused) {}
+
+static void handle_stream(struct rpc_call *call)
+{
+    call->half_closed = stream_half_closed;
+    call->writable = stream_writable;
+    stream_writable(call);
+}
+
+static const struct rpc_method methods[] = {
+    {.path = "/t.T/Echo", .id = 1, .handle = handle_echo},
+    {.path = "/t.T/Hold", .id = 2, .handle = handle_hold},
+    {.path = "/t.T/Chain", .id = 3, .handle = handle_chain},
+    {.path = "/t.T/Stream", .id = 4, .kind = RPC_BIDI, .handle = handle_stream},
+};
+
+static void send_frame(uint8_t type, uint8_t flags, uint32_t id, const void *payload, size_t bytes)
+{
+    uint8_t header[9] = {(uint8_t)(bytes >> 16), (uint8_t)(bytes >> 8), (uint8_t)bytes, type,
+                         flags};
+    be32_store(header + 5, id);
+    connection_input(&connection, header, sizeof(header));
+    connection_input(&connection, payload, bytes);
+}
+
+/* Output is thrown away when the client reads, and stays when it does not. */
+static void flush(bool client_reads)
+{
+    while (queue_pop(&server.dirty) != NULL)
+        ;
+    connection_flush(&connection);
+    if (client_reads)
+        outbuf_consume(&connection.out, connection.out.bytes);
+}
+
+static void world_open(const struct rpc_server_options *extra)
+{
+    struct rpc_server_options options = extra != NULL ? *extra : (struct rpc_server_options){0};
+    options.methods = methods;
+    options.method_count = ARRAY_COUNT(methods);
+    cr_assert_eq(rpc_server_init(&server, &options), 0);
+    server.now_ns = NS_PER_S;
+    connection_init(&connection, &server, RPC_PORT_CLIENT);
+    held_count = handled = 0;
+    connection_input(&connection, (const uint8_t *)"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
+    send_frame(FRAME_SETTINGS, 0, 0, NULL, 0);
+    flush(true);
+}
+
+static void world_close(void)
+{
+    connection_close(&connection);
+    while (queue_pop(&server.dirty) != NULL)
+        ;
+    outbuf_deinit(&connection.out);
+    for (uint32_t i = 0; i < held_count; i++)
+        rpc_fail(held[i], ERR_CANCELED);
+    cr_expect_eq(server.calls_live, 0);
+    cr_expect_eq(server.partial_bytes, 0);
+    rpc_server_deinit(&server);
+}
+
+/* A literal field; `index`: with incremental indexing. Values below 16 KiB. */
+static uint8_t *put_field(uint8_t *to, bool index, const char *name, const char *value,
+                          size_t value_bytes)
+{
+    *to++ = index ? 0x40 : 0;
+    *to++ = (uint8_t)strlen(name);
+    to = (uint8_t *)memcpy(to, name, strlen(name)) + strlen(name);
+    if (value_bytes < 127) {
+        *to++ = (uint8_t)value_bytes;
+    } else {
+        size_t rest = value_bytes - 127;
+        *to++ = 127;
+        *to++ = (uint8_t)(rest % 128 | 128);
+        *to++ = (uint8_t)(rest / 128);
+    }
+    return (uint8_t *)memcpy(to, value, value_bytes) + value_bytes;
+}
+
+static uint8_t *put_request(uint8_t *to, const char *path)
+{
+    to = put_field(to, false, ":method", "POST", 4);
+    to = put_field(to, false, ":path", path, strlen(path));
+    return put_field(to, false, "content-type", "application/grpc", 16);
+}
+
+static void send_request(uint32_t id, const char *path)
+{
+    uint8_t block[256];
+    static const uint8_t message[5];
+    send_frame(FRAME_HEADERS, END_HEADERS, id, block, (size_t)(put_request(block, path) - block));
+    send_frame(FRAME_DATA, END_STREAM, id, message, sizeof(message));
+}
+
+/* ---- headers -----------------------------------------------------------------------------------
+ */
+
+/* One field of 4,000 bytes is put into the table; each further byte repeats it. */
+Test(http2_hostile, repeated_headers_are_not_kept)
+{
+    static const char *const names[] = {"token", "authorization", "client-api-version", ":path",
+                                        "grpc-encoding"};
+    static char value[4000];
+    static uint8_t block[16384];
+    memset(value, 'v', sizeof(value));
+    for (size_t n = 0; n < ARRAY_COUNT(names); n++) {
+        world_open(NULL);
+        uint8_t *end = put_request(block, "/t.T/Hold");
+        end = put_field(end, true, names[n], value, sizeof(value) - 100);
+        memset(end, 0x80 | 62, (size_t)(block + sizeof(block) - end));
+        send_frame(FRAME_HEADERS, 0, 1, block, sizeof(block));
+        memset(block, 0x80 | 62, sizeof(block));
+        for (int i = 0; i < 4; i++)
+            send_frame(FRAME_CONTINUATION, 0, 1, block, sizeof(block));
+        uint64_t taken = connection.calls == NULL ? 0 : connection.calls->arena.bytes_taken;
+        cr_expect_leq(taken, 64 * KIB, "%s: %lu bytes", names[n], taken);
+        world_close();
+    }
+}
+
+Test(http2_hostile, headers_without_end_end_the_connection)
+{
+    static uint8_t field[100];
+    world_open(NULL);
+    uint8_t block[256];
+    send_frame(FRAME_HEADERS, 0, 1, block, (size_t)(put_request(block, "/t.T/Hold") - block));
+    size_t bytes = (size_t)(put_field(field, false, "x", "y", 1) - field);
+    int frames = 0;
+    while (!connection.ending && frames < 100000) {
+        send_frame(FRAME_CONTINUATION, 0, 1, field, bytes);
+        frames++;
+    }
+    cr_expect_leq(frames, 64, "%d", frames);
+    world_close();
+}
+
+Test(http2_hostile, headers_beyond_what_is_offered_are_refused)
+{
+    static char value[16000], token[RPC_TOKEN_BYTES_MAX + 1];
+    static uint8_t block[16384];
+    world_open(NULL);
+    send_frame(FRAME_HEADERS, 0, 1, block, (size_t)(put_request(block, "/t.T/Hold") - block));
+    for (int i = 0; i < 5; i++) {
+        uint8_t *end = put_field(block, false, "x", value, sizeof(value));
+        send_frame(FRAME_CONTINUATION, i == 4 ? END_HEADERS : 0, 1, block, (size_t)(end - block));
+    }
+    uint8_t *end = put_request(block, "/t.T/Hold");
+    end = put_field(end, false, "token", token, sizeof(token));
+    send_frame(FRAME_HEADERS, END_HEADERS, 3, block, (size_t)(end - block));
+    send_request(5, "/t.T/Echo");
+    flush(true);
+    cr_expect_eq(connection.call_count, 0, "431, twice");
+    cr_expect_eq(handled, 1, "and the connection goes on");
+    cr_expect_not(connection.ending);
+    world_close();
+}
+
+Test(http2_hostile, a_token_comes_before_an_authorization)
+{
+    static const char *const orders[][2] = {{"token", "authorization"}, {"authorization", "token"}};
+    for (size_t i = 0; i < ARRAY_COUNT(orders); i++) {
+        uint8_t block[256], *end = put_request(block, "/t.T/Hold");
+        world_open(NULL);
+        for (int k = 0; k < 2; k++)
+            end = put_field(end, false, orders[i][k], orders[i][k], strlen(orders[i][k]));
+        send_frame(FRAME_HEADERS, END_HEADERS, 1, block, (size_t)(end - block));
+        cr_expect(bytes_equal(connection.calls->token, bytes_from_text("token")), "%zu", i);
+        world_close();
+    }
+}
+
+/* ---- calls that end while others are looked at --------------------------------------------------
+ */
+
+static void send_chain(uint32_t count)
+{
+    static const uint8_t message[5];
+    uint8_t block[256], *end = put_request(block, "/t.T/Chain");
+    end = put_field(end, false, "grpc-timeout", "1S", 2);
+    for (uint32_t i = 0; i < count; i++) {
+        send_frame(FRAME_HEADERS, END_HEADERS, 2 * i + 1, block, (size_t)(end - block));
+        send_frame(FRAME_DATA, END_STREAM, 2 * i + 1, message, sizeof(message));
+    }
+}
+
+Test(http2_hostile, a_deadline_may_end_all_other_calls)
+{
+    world_open(NULL);
+    send_chain(100);
+    cr_assert_eq(held_count, 100);
+    server.now_ns += 2 * NS_PER_S;
+    rpc_server_expire(&server);
+    cr_expect_eq(held_count, 0);
+    cr_expect_eq(server.calls_live, 0);
+    flush(true);
+    cr_expect_not(connection.ending);
+    world_close();
+}
+
+/* All streams of a connection together hold little more than the limit, and none is forgotten. */
+Test(http2_hostile, unread_streams_are_bounded_together)
+{
+    enum { STREAMS = 100, LIMIT = 4 * 1024 * 1024 };
+    static const uint8_t window[4] = {0, 16, 0, 0};
+    world_open(NULL);
+    for (uint32_t i = 0; i < STREAMS; i++)
+        send_request(2 * i + 1, "/t.T/Stream");
+    flush(true);
+    const struct http2 *http2 = connection.state;
+    cr_expect_leq(http2->queued_bytes, LIMIT + STREAMS * 20000, "%lu", http2->queued_bytes);
+    cr_expect_eq(connection.call_count, STREAMS);
+    for (int round = 0; round < 1000 && handled < STREAMS; round++) {
+        send_frame(FRAME_WINDOW_UPDATE, 0, 0, window, sizeof(window));
+        for (uint32_t i = 0; i < STREAMS; i++)
+            if (round % 10 == 0)
+                send_frame(FRAME_WINDOW_UPDATE, 0, 2 * i + 1, window, sizeof(window));
+        flush(true);
+        cr_assert_not(connection.ending);
+    }
+    cr_expect_eq(handled, STREAMS, "%u", handled);
+    world_close();
+}
+
+/* ---- floods ------------------------------------------------------------------------------------
+ */
+
+/* What the connection has queued for a client that does not read. */
+static size_t queue_frames(void)
+{
+    const struct http2 *http2 = connection.state;
+    return http2 == NULL ? 0 : nghttp2_session_get_outbound_queue_size(http2->session);
+}
+
+static void flood_ping(uint32_t i)
+{
+    (void)i;
+    static const uint8_t data[8];
+    send_frame(FRAME_PING, 0, 0, data, sizeof(data));
+}
+
+static void flood_settings(uint32_t i)
+{
+    uint8_t setting[6] = {0, 4};
+    be32_store(setting + 2, i);
+    send_frame(FRAME_SETTINGS, 0, 0, setting, sizeof(setting));
+}
+
+static void flood_reset(uint32_t i)
+{
+    static const uint8_t code[4];
+    send_request(2 * i + 1, "/t.T/Hold");
+    send_frame(FRAME_RST_STREAM, 0, 2 * i + 1, code, sizeof(code));
+}
+
+/* Streams that the server has to reset. */
+static void flood_bad_window(uint32_t i)
+{
+    static const uint8_t most[4] = {0x7f, 255, 255, 255};
+    send_request(2 * i + 1, "/t.T/Hold");
+    send_frame(FRAME_WINDOW_UPDATE, 0, 2 * i + 1, most, sizeof(most));
+}
+
+/* The client does not confirm the server's SETTINGS, so their limit does not bind it. */
+static void flood_streams(uint32_t i)
+{
+    uint8_t block[256];
+    send_frame(FRAME_HEADERS, END_HEADERS, 2 * i + 1, block,
+               (size_t)(put_request(block, "/t.T/Hold") - block));
+}
+
+static void flood_unknown(uint32_t i)
+{
+    send_request(2 * i + 1, "/t.T/None");
+}
+
+static void flood_trailers(uint32_t i)
+{
+    send_request(2 * i + 1, "/t.T/Echo");
+}
+
+Test(http2_hostile, floods_end_or_are_bounded)
+{
+    static const struct {
+        const char *why;
+        void (*send)(uint32_t i);
+        bool client_reads;
+        bool ends;
+        uint64_t heap_mib_max;
+    } cases[] = {
+        {"pings that nobody wants answered", flood_ping, false, true, 4},
+        {"settings that nobody wants confirmed", flood_settings, false, true, 4},
+        {"requests and resets at once", flood_reset, true, true, 16},
+        {"requests and resets, unread", flood_reset, false, true, 16},
+        {"streams that must be reset", flood_bad_window, false, true, 16},
+        {"streams that must be reset, read", flood_bad_window, true, true, 16},
+        {"streams beyond the offer", flood_streams, false, true, 16},
+        {"streams beyond the offer, read", flood_streams, true, false, 16},
+        {"answers that nobody reads", flood_unknown, false, true, 16},
+        {"replies that nobody reads", flood_trailers, false, true, 16},
+        {"answers that are read", flood_unknown, true, false, 16},
+    };
+    for (size_t c = 0; c < ARRAY_COUNT(cases); c++) {
+        struct rpc_server_options options = {.streams_per_connection_max = 1000, .calls_max = 2000};
+        world_open(&options);
+        size_t before = heap_bytes();
+        uint32_t i = 0;
+        size_t queue_max = 0;
+        for (; i < 100000 && !connection.ending; i++) {
+            cases[c].send(i);
+            if (i % 16 == 0)
+                flush(cases[c].client_reads);
+            queue_max = u64_max(queue_max, queue_frames());
+        }
+        uint64_t mib = (heap_bytes() - before) / MIB;
+        cr_expect_eq(connection.ending, cases[c].ends, "%s: %u rounds", cases[c].why, i);
+        cr_expect_leq(mib, cases[c].heap_mib_max, "%s: %lu MiB", cases[c].why, mib);
+        cr_expect_leq(queue_max, 8000, "%s: %zu frames queued", cases[c].why, queue_max);
+        world_close();
+    }
+}
