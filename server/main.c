@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "core/core.h"
+#include "core/disk_cpu.h"
 #include "core/err.h"
 #include "core/invariant.h"
 #include "core/logger.h"
@@ -26,6 +27,13 @@
 #include "server/node_private.h"
 
 #define EXIT_MACHINE 78
+
+struct core_thread {
+    struct process *process;
+    pthread_t thread;
+    uint32_t core;
+    int cpu; /* -1: not pinned */
+};
 
 struct process {
     struct config config;
@@ -35,14 +43,8 @@ struct process {
     pthread_barrier_t barrier;
     struct reactor *reactors[CONFIG_CORES_MAX];
     struct core *cores[CONFIG_CORES_MAX];
+    struct core_thread threads[CONFIG_CORES_MAX];
     int create_error;
-};
-
-struct core_thread {
-    struct process *process;
-    pthread_t thread;
-    uint32_t core;
-    int cpu; /* -1: not pinned */
 };
 
 static struct process process;
@@ -93,15 +95,27 @@ static uint32_t usable_cpus(cpu_set_t *set)
     return count > 0 ? (uint32_t)count : 1;
 }
 
-/* The n-th usable CPU. A lone core is left to the scheduler; more cores are pinned, one a CPU. */
-static int cpu_for(const cpu_set_t *set, uint32_t core, uint32_t core_count, uint32_t cpu_count)
+/* Usable CPUs in their order; only the log's core changes places with the one that would have the CPU
+ * that the log's disk interrupts. A lone core is left to the scheduler; more are pinned, one a CPU. */
+static void assign_cpus(struct process *self, const cpu_set_t *set, uint32_t cpu_count)
 {
-    if (core_count == 1 || core_count > cpu_count)
-        return -1;
-    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
-        if (CPU_ISSET((size_t)cpu, set) && core-- == 0)
-            return cpu;
-    return -1;
+    struct role_map map;
+    uint32_t assigned = 0;
+    for (uint32_t i = 0; i < self->core_count; i++)
+        self->threads[i].cpu = -1;
+    if (self->core_count == 1 || self->core_count > cpu_count)
+        return;
+    for (int cpu = 0; cpu < CPU_SETSIZE && assigned < self->core_count; cpu++)
+        if (CPU_ISSET((size_t)cpu, set))
+            self->threads[assigned++].cpu = cpu;
+    role_map_compute(&map, self->core_count);
+    int wanted = disk_cpu(self->config.data_dir);
+    for (uint32_t i = 0; i < assigned; i++)
+        if (self->threads[i].cpu == wanted) {
+            self->threads[i].cpu = self->threads[map.log].cpu;
+            self->threads[map.log].cpu = wanted;
+            break;
+        }
 }
 
 static void raise_limits(void)
@@ -168,7 +182,7 @@ static int supervise(struct node *node, const sigset_t *signals)
 static int run(struct process *self)
 {
     cpu_set_t cpus;
-    struct core_thread threads[CONFIG_CORES_MAX];
+    struct core_thread *threads = self->threads;
     uint32_t cpu_count = usable_cpus(&cpus);
     self->core_count = self->config.cores != 0        ? (uint32_t)self->config.cores
                        : cpu_count < CONFIG_CORES_MAX ? cpu_count
@@ -186,9 +200,10 @@ static int run(struct process *self)
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by the cores */
     signal(SIGPIPE, SIG_IGN);
     pthread_barrier_init(&self->barrier, NULL, self->core_count + 1);
+    assign_cpus(self, &cpus, cpu_count);
     for (uint32_t i = 0; i < self->core_count; i++) {
-        threads[i] = (struct core_thread){
-            .process = self, .core = i, .cpu = cpu_for(&cpus, i, self->core_count, cpu_count)};
+        threads[i].process = self;
+        threads[i].core = i;
         if (pthread_create(&threads[i].thread, NULL, thread_run, &threads[i]) != 0) {
             fprintf(stderr, "raftd: cannot create a thread: %s\n", strerror(errno));
             return EXIT_FAILURE;
