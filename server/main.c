@@ -95,8 +95,9 @@ static uint32_t usable_cpus(cpu_set_t *set)
     return count > 0 ? (uint32_t)count : 1;
 }
 
-/* Usable CPUs in their order; only the log's core changes places with the one that would have the CPU
- * that the log's disk interrupts. A lone core is left to the scheduler; more are pinned, one a CPU. */
+/* Usable CPUs in their order; only the log's core changes places with the one that would have the
+ * CPU that the log's disk interrupts. A lone core is left to the scheduler; more are pinned, one a
+ * CPU. */
 static void assign_cpus(struct process *self, const cpu_set_t *set, uint32_t cpu_count)
 {
     struct role_map map;

@@ -37,7 +37,7 @@ static int parse_cpus(const char *line, int *cpus)
     return count;
 }
 
-/* The CPU that took most of the line's interrupts; -1: none happened yet. `name` is its last word. */
+/* The CPU that took most of the line's interrupts, -1 for none; `name` is the last word of it. */
 static int parse_line(char *line, const int *cpus, int cpu_count, const char **name)
 {
     char *at = strchr(line, ':'), *last = strrchr(line, ' ');
@@ -60,7 +60,7 @@ static int parse_line(char *line, const int *cpus, int cpu_count, const char **n
 
 int disk_cpu_parse(const char *device_path, const char *interrupts)
 {
-    static int cpus[CPUS_MAX];
+    int cpus[CPUS_MAX];
     char *text = strdup(interrupts), *rest = text;
     int cpu = -1, queues = 0;
     if (text == NULL)
