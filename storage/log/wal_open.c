@@ -191,6 +191,23 @@ static void take_over(struct wal *wal, struct wal_scan *scan)
     restore_history(wal, scan);
 }
 
+/* A process that is killed leaves blocks that can be read and that no medium holds yet: what is
+ * found is acknowledged from now on, so it must survive the next power cut. */
+static int sync_found(const struct wal_scan *scan)
+{
+    int result = planted_bug(found_log_not_synced) ? 0 : await_sync(scan->ring);
+    if (result < 0)
+        return wal_refuse(scan->recovered, result, "ring", 0, "cannot be synced");
+    for (uint32_t i = 0; i < scan->segment_count && !planted_bug(found_log_not_synced); i++) {
+        char path[WAL_PATH_BYTES];
+        result = await_sync(scan->segments[i].file);
+        wal_segment_path(path, scan->directory, scan->segments[i].number);
+        if (result < 0)
+            return wal_refuse(scan->recovered, result, path, 0, "cannot be synced");
+    }
+    return 0;
+}
+
 static int recover(struct wal *wal, struct wal_scan *scan)
 {
     const struct wal_superblock *superblock = &scan->superblock;
@@ -199,6 +216,8 @@ static int recover(struct wal *wal, struct wal_scan *scan)
     wal->block_bytes_max = superblock->block_bytes_max;
     wal->ring_slots = superblock->ring_slots;
     int result = acquire_buffers(wal);
+    if (result == 0)
+        result = sync_found(scan);
     if (result < 0)
         return result;
     if (recovered->verdict != WAL_VERDICT_FENCED) {

@@ -520,12 +520,45 @@ static void revival_run(void *argument)
     revival->finished = true;
 }
 
-/* What would a node find if the power failed now? */
+/* What it finds at its start it may acknowledge. */
+static void found_run(void *argument)
+{
+    struct revival *revival = argument;
+    struct stack stack;
+    stack_open(&stack, revival->acknowledged);
+    revival->acknowledged = stack.durable;
+    revival->finished = true;
+    fiber_event_wait(&stack.moved); /* for ever: the power goes */
+}
+
+static void run_on(struct sim_node *node, void (*entry)(void *argument), struct revival *revival)
+{
+    struct core_options options = core_options_default();
+    revival->finished = false;
+    sim_node_boot(node, &options, 1);
+    sim_enter(node, 0);
+    invariant(fiber_spawn(node->cores[0].core, FIBER_LATENCY, entry, revival) == 0);
+    sim_leave(node);
+    bool done = sim_world_run(node->world, &revival->finished, RUN_SECONDS_MAX * NS_PER_S);
+    sim_check(done, "recovery stalled");
+}
+
+/* The process was killed, so the disk forgot nothing; a new one started; then the power fails. */
+static void start_and_cut(struct sim_node *node, struct revival *revival, struct prng *losses)
+{
+    run_on(node, found_run, revival);
+    sim_requests_land(node, node->disk, false, SIM_LOSS_ALL, losses);
+    sim_node_crash(node);
+    sim_disk_power_cut(node->disk, SIM_LOSS_ALL, losses);
+}
+
+/* What would a node find if the power failed now? Or, if nothing is lost, if its process ended? */
 static void revive(struct crash *crash, enum sim_loss loss)
 {
     struct sim_disk *disk = sim_disk_clone(crash->disk);
     sim_requests_land(&crash->node, disk, true, loss, &crash->losses);
-    sim_disk_power_cut(disk, loss, &crash->losses);
+    if (loss != SIM_LOSS_NONE)
+        sim_disk_power_cut(disk, loss, &crash->losses);
     struct revival revival = {.acknowledged = crash->stack.applied};
     prng_init(&revival.pace, prng_next(&crash->losses));
     struct sim_world *world = sim_alloc(sizeof(*world));
@@ -537,13 +570,9 @@ static void revive(struct crash *crash, enum sim_loss loss)
                                                 .log_to_stderr = crash->only_cut != 0});
     struct sim_world *outer = sim_world_enter(world);
     sim_node_init(&node, world, disk);
-    struct core_options options = core_options_default();
-    sim_node_boot(&node, &options, 1);
-    sim_enter(&node, 0);
-    invariant(fiber_spawn(node.cores[0].core, FIBER_LATENCY, revival_run, &revival) == 0);
-    sim_leave(&node);
-    bool done = sim_world_run(world, &revival.finished, RUN_SECONDS_MAX * NS_PER_S);
-    sim_check(done, "recovery stalled");
+    if (loss == SIM_LOSS_NONE)
+        start_and_cut(&node, &revival, &crash->losses);
+    run_on(&node, revival_run, &revival);
     sim_node_shutdown(&node);
     sim_node_deinit(&node);
     sim_world_deinit(world);
