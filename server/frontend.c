@@ -433,6 +433,8 @@ void frontend_stop(struct node *node, struct core *core)
     quiet_check(frontend);
     fiber_event_wait(&quiet);
     frontend->quiet = NULL;
+    while (rpc_server_stats(frontend->server)->calls > 0) /* fibers that work on them still */
+        fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
     timer_stop(core_timers(core), &frontend->sweep);
     mvcc_reader_close(frontend->reader);
     if (frontend->lsm_reader != node->raft_reader)
