@@ -27,7 +27,7 @@
 #include "tests/sim/whole_store.h"
 #include "tests/sim/world.h"
 
-#define WHOLE_NODES_MAX   5
+#define WHOLE_NODES_MAX   12 /* over time */
 #define WHOLE_CLIENTS_MAX 8
 #define WHOLE_KEYS        6
 #define WHOLE_HASHES_MAX  24
@@ -41,7 +41,8 @@ struct whole_config {
     bool compactions;
     uint64_t think_ns, call_timeout_ms;
     uint32_t value_bytes_max;
-    bool crashes, stalls, partitions, slow_cores;
+    bool crashes, kills, stalls, partitions, slow_cores, pauses;
+    uint64_t operator_ns; /* between changes of the members; 0: none */
     uint64_t fault_mean_ns, outage_ns_max;
     uint32_t turn_ns_max;
     bool short_reads, buggify;
@@ -68,6 +69,11 @@ struct whole_node {
     struct config config;
     struct node *node; /* in the machine's memory */
     struct sim_event boot, watch;
+    bool joins;         /* an existing cluster */
+    bool leaving;       /* its removal was asked for */
+    bool retire_wanted; /* it was removed: its machine goes */
+    bool gone;          /* for good */
+    bool stop_asked;
 
     uint64_t member; /* its id among the members; 0: it has not started yet */
     struct whole_media media;
@@ -97,17 +103,39 @@ struct whole {
     uint64_t txns, txns_succeeded, compactions;
     struct whole_hash hashes[WHOLE_HASHES_MAX];
     uint32_t hash_count;
-    bool healed;     /* no more harm */
     bool load_ended; /* clients have stopped */
-    bool verified;   /* every node has what it must */
-    uint64_t crashes, leaderships;
+    bool operator_ended;
+    bool verified; /* every node has what it must */
+    uint64_t crashes, restarts, leaderships;
+    uint64_t members_added, members_promoted, members_removed, leaders_moved;
 };
 
 /* whole.c */
 #define whole_prng(whole, name) sim_prng(&(whole)->world, SIM_STREAM_##name)
 void whole_text(struct whole *whole, uint32_t node, const char *format, ...) printf_like(3, 4);
 
+/* whole_node.c */
+struct whole_node *whole_node_add(struct whole *whole, const char *initial_cluster);
+void whole_node_free(struct whole_node *node);
+void whole_node_boot(struct whole_node *node);
+void whole_node_boot_at(struct whole_node *node, uint64_t time_ns);
+void whole_node_power_cut(struct whole_node *node); /* no-op when it is down, as the next two */
+void whole_node_kill(struct whole_node *node);
+void whole_node_retire(struct whole_node *node);
+void whole_node_shut_down(struct whole_node *node);       /* it has stopped */
+bool whole_node_is_member(const struct whole_node *node); /* in the newest configuration */
+bool whole_node_is_voter(const struct whole_node *node);
+
+/* whole_faults.c */
+void whole_faults_start(struct whole *whole);
+void whole_faults_end(struct whole *whole);
+void whole_heal(struct whole *whole); /* no more harm; everything runs */
+
+/* whole_operator.c */
+void whole_operator_start(struct whole *whole);
+
 /* whole_clients.c */
+struct client_set *whole_client_set(void);
 void whole_clients_start(struct whole *whole);
 /* Runs in a fiber of the clients' machine, as do the calls below. */
 void whole_machine_spawn(struct whole *whole, void (*run)(void *argument), void *argument);
@@ -121,7 +149,6 @@ bool whole_client_hash(struct whole *whole, struct kv_client *client, int64_t re
 
 /* whole_verify.c */
 void whole_verify_start(struct whole *whole);
-void whole_clients_end(struct whole *whole);
 
 void whole_config_draw(struct whole_config *config, const struct raftsim_options *options);
 void whole_config_print(const struct whole_config *config, FILE *out);

@@ -18,6 +18,11 @@
 /* The machine's only core; every client shares its connections' owner. */
 static struct client_set set;
 
+struct client_set *whole_client_set(void)
+{
+    return &set;
+}
+
 static struct prng *workload(struct whole *whole)
 {
     return whole_prng(whole, WORKLOAD);
@@ -41,7 +46,7 @@ struct kv_client *whole_client_open(struct whole *whole, const struct whole_node
     uint32_t first = (uint32_t)prng_below(workload(whole), whole->node_count);
     for (uint32_t i = 0; i < whole->node_count; i++) {
         const struct whole_node *node = &whole->nodes[(first + i) % whole->node_count];
-        if (only != NULL && node != only)
+        if (only != NULL ? node != only : node->gone)
             continue;
         snprintf(texts[count], sizeof(texts[count]), "10.0.0.%u:2379", node->sim.id);
         endpoints[count] = texts[count];
@@ -373,9 +378,15 @@ static void client_run(void *argument)
     struct whole_client *self = argument;
     struct whole *whole = self->whole;
     struct kv_client *client = whole_client_open(whole, NULL);
+    uint32_t known = whole->node_count;
     while (!whole->load_ended && whole->store.history.operation_count < OPERATIONS_MAX) {
         fiber_sleep_until(whole_client_now_ns() +
                           prng_below(workload(whole), 2 * whole->config.think_ns + 1));
+        if (known != whole->node_count) { /* it is told of new members */
+            kv_client_close(client);
+            client = whole_client_open(whole, NULL);
+            known = whole->node_count;
+        }
         if (!whole->load_ended)
             operate(whole, client);
     }
@@ -404,11 +415,4 @@ void whole_clients_start(struct whole *whole)
         whole->clients[i] = (struct whole_client){.whole = whole, .number = i};
         whole_machine_spawn(whole, client_run, &whole->clients[i]);
     }
-}
-
-void whole_clients_end(struct whole *whole)
-{
-    sim_enter(&whole->machine, 0);
-    client_set_deinit(&set);
-    sim_leave(&whole->machine);
 }

@@ -47,6 +47,7 @@ void whole_media_recovered(struct whole_media *media, const struct raft_start *s
                            const struct raft_storage *storage)
 {
     media->hard_state = start->hard_state;
+    seen(media, start->compacted_index, start->compacted_term); /* in a snapshot */
     seen(media, start->last_index, start->last_term);
     for (uint64_t index = start->last_index + 1; index < media->capacity; index++)
         media->terms[index] = 0;

@@ -43,7 +43,7 @@ uint64_t whole_store_call(struct whole *whole, bool write);
 /* A write is answered with these. */
 void whole_store_answer(struct whole *whole, uint64_t operation,
                         const struct check_outcome *outcome);
-/* A read of keys from..to at `asked` (0: the newest) is answered. `stale`: it may be of the past. */
+/* A read of keys from..to at `asked` (0: now) is answered. `stale`: it may be of the past. */
 void whole_store_read(struct whole *whole, uint64_t operation, uint64_t asked, uint32_t from,
                       uint32_t to, const Etcdserverpb__RangeResponse *response, bool stale);
 /* No answer: it did not happen, or nobody knows. */

@@ -34,7 +34,7 @@ static void verify_run(void *argument)
 {
     struct whole *whole = argument;
     for (uint32_t i = 0; i < whole->node_count; i++)
-        if (whole->nodes[i].sim.running)
+        if (whole_node_is_voter(&whole->nodes[i]))
             verify_node(whole, &whole->nodes[i]);
     whole->verified = true;
 }

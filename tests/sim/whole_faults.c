@@ -1,0 +1,156 @@
+/* Harm that a seed does to whole nodes, and its end. */
+#include "tests/sim/network.h"
+#include "tests/sim/reactor_sim.h"
+#include "tests/sim/whole.h"
+
+#define SLOW_TURN_NS (2 * NS_PER_MS)
+#define JUMP_NS_MAX  (4 * 3600 * NS_PER_S)
+
+static struct prng *faults(struct whole *whole)
+{
+    return whole_prng(whole, FAULTS);
+}
+
+static struct whole_node *some_node(struct whole *whole)
+{
+    return &whole->nodes[prng_below(faults(whole), whole->node_count)];
+}
+
+/* Power is cut, or only the process is killed; it boots again later. */
+static void crash_for_a_while(struct whole_node *node)
+{
+    struct whole *whole = node->whole;
+    if (!node->sim.running)
+        return;
+    if (whole->config.kills && prng_chance(faults(whole), 1, 2))
+        whole_node_kill(node);
+    else
+        whole_node_power_cut(node);
+    whole_node_boot_at(node, whole->world.now_ns +
+                                 prng_below(faults(whole), whole->config.outage_ns_max + 1));
+}
+
+/* Nothing passes between machines `a` and `b`, or only one way, until then. */
+static void stall(struct whole *whole, uint32_t a, uint32_t b, uint64_t until_ns)
+{
+    uint64_t ways = 1 + prng_below(faults(whole), 3);
+    if (ways & 1)
+        sim_network_block(&whole->world, a, b, until_ns);
+    if (ways & 2)
+        sim_network_block(&whole->world, b, a, until_ns);
+}
+
+/* A random part of the nodes hears nothing of the rest: each pair its own ways, or all the same. */
+static void partition(struct whole *whole, uint64_t until_ns)
+{
+    uint64_t side = prng_next(faults(whole));
+    uint64_t ways = prng_below(faults(whole), 4); /* 0: each pair draws */
+    whole_text(whole, 0, "* partition");
+    for (uint32_t a = 0; a < whole->node_count; a++)
+        for (uint32_t b = 0; b < whole->node_count; b++) {
+            uint32_t from = whole->nodes[a].sim.id, to = whole->nodes[b].sim.id;
+            if ((side >> a & 1) >= (side >> b & 1))
+                continue;
+            if (ways == 0)
+                stall(whole, from, to, until_ns);
+            if (ways & 1)
+                sim_network_block(&whole->world, from, to, until_ns);
+            if (ways & 2)
+                sim_network_block(&whole->world, to, from, until_ns);
+        }
+}
+
+static void slow_or_not(struct whole_node *node)
+{
+    bool slow = prng_chance(faults(node->whole), 1, 2);
+    whole_text(node->whole, node->sim.id, slow ? "* slow cores" : "* cores as before");
+    node->sim.cost_ns_max = slow ? SLOW_TURN_NS : node->whole->config.turn_ns_max;
+}
+
+/* The process is stopped: no core takes a turn, the clock goes on. */
+static void pause(struct whole_node *node, uint64_t until_ns)
+{
+    if (!node->sim.running)
+        return;
+    whole_text(node->whole, node->sim.id, "* paused until %.3f", (double)until_ns / 1e9);
+    for (uint32_t i = 0; i < node->sim.core_count; i++) {
+        struct sim_core *core = &node->sim.cores[i];
+        core->busy_until_ns = u64_max(core->busy_until_ns, until_ns);
+        if (core->turn.slot != SIM_EVENT_IDLE && core->turn.time_ns < until_ns)
+            sim_event_schedule(&node->whole->world, &core->turn, until_ns);
+    }
+}
+
+/* Only the wall clock: the monotonic one never does. */
+static void jump(struct whole_node *node)
+{
+    int64_t by_ns =
+        (int64_t)prng_below(faults(node->whole), 2 * JUMP_NS_MAX) - (int64_t)JUMP_NS_MAX;
+    whole_text(node->whole, node->sim.id, "* the wall clock jumps by %.0f s", (double)by_ns / 1e9);
+    node->sim.wall_offset_ns += by_ns;
+}
+
+static void do_harm(struct whole *whole)
+{
+    struct prng *prng = faults(whole);
+    const struct whole_config *config = &whole->config;
+    struct whole_node *node = some_node(whole);
+    uint64_t until_ns = whole->world.now_ns + prng_below(prng, config->outage_ns_max + 1);
+    uint64_t draw = prng_below(prng, 24);
+    if (draw < 8 && config->crashes)
+        crash_for_a_while(node);
+    else if (draw < 9 && config->crashes)
+        for (uint32_t i = 0; i < whole->node_count; i++)
+            crash_for_a_while(&whole->nodes[i]);
+    else if (draw < 13 && config->stalls)
+        stall(whole, whole->machine.id, node->sim.id, until_ns);
+    else if (draw < 17 && config->partitions && whole->node_count > 1)
+        partition(whole, until_ns);
+    else if (draw < 20 && config->slow_cores)
+        slow_or_not(node);
+    else if (draw < 22 && config->pauses)
+        pause(node, until_ns);
+    else if (draw < 23 && config->pauses)
+        jump(node);
+}
+
+static void fault_event(struct sim_event *event)
+{
+    struct whole *whole = container_of(event, struct whole, fault);
+    do_harm(whole);
+    sim_event_schedule(&whole->world, event,
+                       whole->world.now_ns +
+                           prng_below(faults(whole), 2 * whole->config.fault_mean_ns + 1));
+}
+
+void whole_faults_start(struct whole *whole)
+{
+    sim_event_init(&whole->fault, fault_event);
+    sim_event_schedule(&whole->world, &whole->fault,
+                       whole->world.now_ns + whole->config.fault_mean_ns);
+}
+
+void whole_faults_end(struct whole *whole)
+{
+    sim_event_cancel(&whole->world, &whole->fault);
+}
+
+void whole_heal(struct whole *whole)
+{
+    whole_faults_end(whole);
+    whole_text(whole, 0, "* healing");
+    for (uint32_t a = 1; a <= whole->world.node_count; a++)
+        for (uint32_t b = 1; b <= whole->world.node_count; b++)
+            sim_network_block(&whole->world, a, b, 0);
+    for (uint32_t i = 0; i < whole->node_count; i++) {
+        struct whole_node *node = &whole->nodes[i];
+        bool began = node->sim.running || node->boot.slot != SIM_EVENT_IDLE;
+        node->sim.cost_ns_max = whole->config.turn_ns_max;
+        sim_event_cancel(&whole->world, &node->boot);
+        if (whole->config.crashes)
+            whole_node_power_cut(node); /* what it acknowledged must be there after one more */
+        if (began && !node->sim.running)
+            whole_node_boot(node);
+    }
+    whole->load_ended = true;
+}
