@@ -268,6 +268,8 @@ void connection_tick(struct connection *connection)
         connection->ending = connection->abandoned = true; /* what waits would be taken by nobody */
         connection_mark_dirty(connection);
     }
-    if (connection->protocol != NULL && !connection->ending)
-        connection->protocol->tick(connection);
+    if (connection->ending || connection->protocol == NULL)
+        return;
+    rpc_expire_stalled(connection);
+    connection->protocol->tick(connection);
 }

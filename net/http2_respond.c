@@ -230,6 +230,8 @@ static int grpc_send_data(nghttp2_session *session, nghttp2_frame *frame, const 
     outbuf_append(out, stream->out + stream->out_begin, length);
     stream->out_begin += (uint32_t)length;
     http2->queued_bytes -= length;
+    if (stream->call != NULL)
+        rpc_call_moved(stream->call, length);
     if (stream->call != NULL && stream->call->wants_writable &&
         stream->out_end - stream->out_begin <= RPC_SEND_QUEUE_BYTES_MAX / 2)
         http2->has_writable = true;

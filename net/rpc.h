@@ -108,7 +108,9 @@ struct rpc_call {
     uint32_t charged_bytes; /* part of server->request_bytes */
     int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max);
     uint64_t source_bytes_left;
-    uint8_t state; /* enum rpc_call_state */
+    uint64_t moved_ns;    /* since when the client owes the next PARTIAL_PROGRESS_BYTES */
+    uint32_t moved_bytes; /* of which it has taken so much */
+    uint8_t state;        /* enum rpc_call_state */
     bool is_canceled;
     bool source_waits;
     bool wants_writable;
@@ -213,7 +215,8 @@ struct rpc_server_options {
     uint64_t http1_idle_timeout_ns;           /* 0: 60 s */
     uint64_t keepalive_ns;                    /* HTTP/2 PING when nothing was heard; 0: 2 h */
     uint64_t keepalive_timeout_ns;            /* for its answer; 0: 20 s */
-    uint64_t stalled_timeout_ns; /* for a peer to take some of what waits for it; 0: 60 s */
+    uint64_t stalled_timeout_ns; /* for a peer to take some of what waits for it, of a connection
+                                  * or of one large reply; 0: 60 s */
     uint64_t partial_bytes_max;  /* sum of incomplete requests on this core; 0: 128 MiB */
     uint64_t flight_bytes_max;   /* sum of requests in flight on this core; 0: 128 MiB */
 };

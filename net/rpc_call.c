@@ -122,18 +122,43 @@ void rpc_server_deinit(struct rpc_server *server)
     outbuf_pool_deinit(&server->chunks);
 }
 
+/* The client hears of it, then whoever holds the call. */
+static void rpc_call_expire(struct rpc_call *call, int error)
+{
+    enum grpc_status status = err_grpc_status(error);
+    rpc_call_count(call, status);
+    call->ops->end(call, error, status, err_text(error));
+    rpc_call_detach(call);
+    rpc_call_cancel(call);
+}
+
+/* A large reply whose client takes nothing keeps a view of the store, and with it memory and files.
+ * Native frames have no windows of their own: there the connection is stalled as a whole. */
+static bool rpc_call_is_stalled(const struct rpc_call *call)
+{
+    const struct rpc_server *server = call->server;
+    bool waits_for_client = (call->state == RPC_CALL_SOURCE && !call->source_waits) ||
+                            (call->wants_writable && call->method->kind == RPC_SERVER_STREAM);
+    return waits_for_client && call->transport == RPC_GRPC &&
+           server->now_ns >= call->moved_ns + server->options.stalled_timeout_ns;
+}
+
+void rpc_expire_stalled(struct connection *connection)
+{
+    for (struct rpc_call *call = connection_walk_begin(connection); call != NULL;
+         call = connection_walk_next(connection))
+        if (rpc_call_is_stalled(call))
+            rpc_call_expire(call, ERR_TIMEOUT);
+}
+
 void rpc_server_expire(struct rpc_server *server)
 {
     struct rpc_call *call;
     server->deadline_walk = server->deadlines;
     while ((call = server->deadline_walk) != NULL) {
         server->deadline_walk = call->deadline_next; /* moved on when that one completes */
-        if (call->deadline_ns > server->now_ns)
-            continue;
-        rpc_call_count(call, GRPC_DEADLINE_EXCEEDED);
-        call->ops->end(call, ERR_DEADLINE, GRPC_DEADLINE_EXCEEDED, err_text(ERR_DEADLINE));
-        rpc_call_detach(call);
-        rpc_call_cancel(call);
+        if (call->deadline_ns <= server->now_ns)
+            rpc_call_expire(call, ERR_DEADLINE);
     }
 }
 
@@ -394,6 +419,7 @@ void rpc_reply_source(struct rpc_call *call, uint64_t total_bytes,
     call->state = RPC_CALL_SOURCE;
     call->source = source;
     call->source_bytes_left = total_bytes;
+    call->moved_ns = call->server->now_ns;
     call->server->stats.messages_sent[call->method->id]++;
     call->ops->source(call);
 }
@@ -402,6 +428,7 @@ void rpc_resume(struct rpc_call *call)
 {
     invariant(call->state == RPC_CALL_SOURCE && call->source_waits);
     call->source_waits = false;
+    call->moved_ns = call->server->now_ns; /* from now on it is the client's turn */
     if (call->is_canceled) {
         rpc_call_release(call);
         return;
@@ -442,6 +469,8 @@ uint8_t *rpc_send_begin(struct rpc_call *call, size_t bytes_max)
         return rpc_message_discard(call, bytes_max);
     uint8_t *to = call->ops->message_begin(call, bytes_max);
     call->wants_writable = to == NULL;
+    if (to == NULL)
+        call->moved_ns = call->server->now_ns;
     return to;
 }
 

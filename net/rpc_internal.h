@@ -29,8 +29,10 @@ struct grpc_stream;
 #define RPC_PATH_SLOTS         512                      /* power of two, >= 4 * RPC_METHODS_MAX */
 #define RPC_CALLS_FREE_MAX     4096                     /* kept for reuse */
 #define CONNECTION_IOVECS      8
-#define CONNECTION_FIRST_BYTES 24    /* the HTTP/2 preface: enough to recognise anything */
-#define PARTIAL_PROGRESS_BYTES 16384 /* what a slow request must bring per partial_timeout */
+#define CONNECTION_FIRST_BYTES 24 /* the HTTP/2 preface: enough to recognise anything */
+#define PARTIAL_PROGRESS_BYTES                                                                     \
+    16384 /* what a slow request must bring per partial_timeout, and a
+                                        slow reader take per stalled_timeout */
 
 enum rpc_call_state {
     RPC_CALL_FREE,
@@ -144,8 +146,9 @@ struct rpc_server {
  */
 
 must_check int rpc_server_init(struct rpc_server *server, const struct rpc_server_options *options);
-void rpc_server_deinit(struct rpc_server *server); /* no connection is left */
-void rpc_server_expire(struct rpc_server *server); /* deadlines of calls */
+void rpc_server_deinit(struct rpc_server *server);      /* no connection is left */
+void rpc_server_expire(struct rpc_server *server);      /* deadlines of calls */
+void rpc_expire_stalled(struct connection *connection); /* calls whose client takes nothing */
 
 /* ---- calls -------------------------------------------------------------------------------------
  */
@@ -160,6 +163,15 @@ struct rpc_call *rpc_call_acquire(struct connection *connection,
                                   const struct rpc_transport_ops *ops);
 void rpc_call_release(struct rpc_call *call); /* detached already */
 void rpc_call_start(struct rpc_call *call, const struct rpc_method *method);
+static inline void rpc_call_moved(struct rpc_call *call, size_t bytes)
+{
+    call->moved_bytes += (uint32_t)bytes;
+    if (call->moved_bytes < PARTIAL_PROGRESS_BYTES)
+        return;
+    call->moved_bytes = 0;
+    call->moved_ns = call->server->now_ns;
+}
+
 /* The request will be kept: false when those in flight have too many bytes already. */
 must_check bool rpc_call_charge(struct rpc_call *call, size_t bytes);
 void rpc_call_set_deadline(struct rpc_call *call, uint64_t deadline_ns);

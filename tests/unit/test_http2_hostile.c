@@ -1,29 +1,11 @@
-#include <criterion/criterion.h>
-#include <stdlib.h>
-
-#include "net/http2_server.h"
 #include "tests/unit/heap_bytes.h"
+#include "tests/unit/http2_raw.h"
 
 /*
  * A client that writes its frames by hand and keeps to no rule: what it can make the server hold,
  * and for how long.
  */
 
-enum {
-    FRAME_DATA = 0,
-    FRAME_HEADERS = 1,
-    FRAME_RST_STREAM = 3,
-    FRAME_SETTINGS = 4,
-    FRAME_PING = 6,
-    FRAME_WINDOW_UPDATE = 8,
-    FRAME_CONTINUATION = 9,
-    END_STREAM = 1,
-    ACK = 1,
-    END_HEADERS = 4,
-};
-
-static struct rpc_server server;
-static struct connection connection;
 static uint32_t handled;
 
 static void handle_echo(struct rpc_call *call)
@@ -77,52 +59,56 @@ static void handle_stream(struct rpc_call *call)
     stream_writable(call);
 }
 
+static int64_t pull(struct rpc_call *call maybe_unused, uint8_t *to, size_t bytes_max)
+{
+    memset(to, 'x', bytes_max);
+    return (int64_t)bytes_max;
+}
+
+static uint32_t released;
+
+static void count_released(struct rpc_call *call maybe_unused)
+{
+    released++;
+    held_count = 0;
+}
+
+static void handle_big(struct rpc_call *call)
+{
+    call->released = count_released;
+    rpc_reply_source(call, 100 * MIB, pull);
+}
+
+static void handle_list(struct rpc_call *call)
+{
+    call->canceled = chain_canceled;
+    call->released = count_released;
+    call->writable = stream_writable;
+    held[held_count++] = call;
+    stream_writable(call);
+}
+
 static const struct rpc_method methods[] = {
     {.path = "/t.T/Echo", .id = 1, .handle = handle_echo},
     {.path = "/t.T/Hold", .id = 2, .handle = handle_hold},
     {.path = "/t.T/Chain", .id = 3, .handle = handle_chain},
     {.path = "/t.T/Stream", .id = 4, .kind = RPC_BIDI, .handle = handle_stream},
+    {.path = "/t.T/Big", .id = 5, .handle = handle_big},
+    {.path = "/t.T/List", .id = 6, .kind = RPC_SERVER_STREAM, .handle = handle_list},
 };
-
-static void send_frame(uint8_t type, uint8_t flags, uint32_t id, const void *payload, size_t bytes)
-{
-    uint8_t header[9] = {(uint8_t)(bytes >> 16), (uint8_t)(bytes >> 8), (uint8_t)bytes, type,
-                         flags};
-    be32_store(header + 5, id);
-    connection_input(&connection, header, sizeof(header));
-    connection_input(&connection, payload, bytes);
-}
-
-/* Output is thrown away when the client reads, and stays when it does not. */
-static void flush(bool client_reads)
-{
-    while (queue_pop(&server.dirty) != NULL)
-        ;
-    connection_flush(&connection);
-    if (client_reads)
-        outbuf_consume(&connection.out, connection.out.bytes);
-}
 
 static void world_open(const struct rpc_server_options *extra)
 {
     struct rpc_server_options options = extra != NULL ? *extra : (struct rpc_server_options){0};
     options.methods = methods;
     options.method_count = ARRAY_COUNT(methods);
-    cr_assert_eq(rpc_server_init(&server, &options), 0);
-    server.now_ns = NS_PER_S;
-    connection_init(&connection, &server, RPC_PORT_CLIENT);
     held_count = handled = 0;
-    connection_input(&connection, (const uint8_t *)"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 24);
-    send_frame(FRAME_SETTINGS, 0, 0, NULL, 0);
-    flush(true);
+    raw_open(&options);
 }
 
 static void world_close(void)
 {
-    connection_close(&connection);
-    while (queue_pop(&server.dirty) != NULL)
-        ;
-    outbuf_deinit(&connection.out);
+    raw_close();
     for (uint32_t i = 0; i < held_count; i++)
         rpc_fail(held[i], ERR_CANCELED);
     cr_expect_eq(server.calls_live, 0);
@@ -130,37 +116,9 @@ static void world_close(void)
     rpc_server_deinit(&server);
 }
 
-/* A literal field; `index`: with incremental indexing. Values below 16 KiB. */
-static uint8_t *put_field(uint8_t *to, bool index, const char *name, const char *value,
-                          size_t value_bytes)
-{
-    *to++ = index ? 0x40 : 0;
-    *to++ = (uint8_t)strlen(name);
-    to = (uint8_t *)memcpy(to, name, strlen(name)) + strlen(name);
-    if (value_bytes < 127) {
-        *to++ = (uint8_t)value_bytes;
-    } else {
-        size_t rest = value_bytes - 127;
-        *to++ = 127;
-        *to++ = (uint8_t)(rest % 128 | 128);
-        *to++ = (uint8_t)(rest / 128);
-    }
-    return (uint8_t *)memcpy(to, value, value_bytes) + value_bytes;
-}
-
-static uint8_t *put_request(uint8_t *to, const char *path)
-{
-    to = put_field(to, false, ":method", "POST", 4);
-    to = put_field(to, false, ":path", path, strlen(path));
-    return put_field(to, false, "content-type", "application/grpc", 16);
-}
-
 static void send_request(uint32_t id, const char *path)
 {
-    uint8_t block[256];
-    static const uint8_t message[5];
-    send_frame(FRAME_HEADERS, END_HEADERS, id, block, (size_t)(put_request(block, path) - block));
-    send_frame(FRAME_DATA, END_STREAM, id, message, sizeof(message));
+    send_message(id, path, (struct bytes){0});
 }
 
 /* ---- headers -----------------------------------------------------------------------------------
@@ -272,7 +230,6 @@ Test(http2_hostile, a_deadline_may_end_all_other_calls)
 Test(http2_hostile, unread_streams_are_bounded_together)
 {
     enum { STREAMS = 100, LIMIT = 4 * 1024 * 1024 };
-    static const uint8_t window[4] = {0, 16, 0, 0};
     world_open(NULL);
     for (uint32_t i = 0; i < STREAMS; i++)
         send_request(2 * i + 1, "/t.T/Stream");
@@ -281,15 +238,52 @@ Test(http2_hostile, unread_streams_are_bounded_together)
     cr_expect_leq(http2->queued_bytes, LIMIT + STREAMS * 20000, "%lu", http2->queued_bytes);
     cr_expect_eq(connection.call_count, STREAMS);
     for (int round = 0; round < 1000 && handled < STREAMS; round++) {
-        send_frame(FRAME_WINDOW_UPDATE, 0, 0, window, sizeof(window));
+        send_window(0, MIB);
         for (uint32_t i = 0; i < STREAMS; i++)
             if (round % 10 == 0)
-                send_frame(FRAME_WINDOW_UPDATE, 0, 2 * i + 1, window, sizeof(window));
+                send_window(2 * i + 1, MIB);
         flush(true);
         cr_assert_not(connection.ending);
     }
     cr_expect_eq(handled, STREAMS, "%u", handled);
     world_close();
+}
+
+/* Large replies, whole or in messages: the window opens by a little, or not at all. */
+Test(http2_hostile, a_reply_that_is_not_taken_does_not_stay)
+{
+    static const char *const paths[] = {"/t.T/Big", "/t.T/List"};
+    for (size_t p = 0; p < ARRAY_COUNT(paths); p++) {
+        world_open(NULL);
+        released = 0;
+        send_request(1, paths[p]);
+        flush(true);
+        for (int i = 0; i < 100; i++) { /* slow is fine */
+            send_window(0, 40000);
+            send_window(1, 40000);
+            flush(true);
+            server.now_ns += 10 * NS_PER_S;
+            connection_tick(&connection);
+            if (connection.call_count == 0)
+                break; /* the list has an end */
+        }
+        if (p == 1) {
+            cr_expect_eq(handled, 1, "to its end");
+            released = 0;
+            send_request(3, paths[p]);
+        }
+        for (int i = 0; i < 70; i++) {
+            send_window(p == 0 ? 1 : 3, 1);
+            flush(true);
+            server.now_ns += NS_PER_S;
+            connection_tick(&connection);
+        }
+        flush(true);
+        cr_expect_eq(released, 1, "%s", paths[p]);
+        cr_expect_eq(server.calls_live, 0);
+        cr_expect_not(connection.ending, "the connection is none the worse");
+        world_close();
+    }
 }
 
 /* ---- floods ------------------------------------------------------------------------------------
@@ -326,9 +320,8 @@ static void flood_reset(uint32_t i)
 /* Streams that the server has to reset. */
 static void flood_bad_window(uint32_t i)
 {
-    static const uint8_t most[4] = {0x7f, 255, 255, 255};
     send_request(2 * i + 1, "/t.T/Hold");
-    send_frame(FRAME_WINDOW_UPDATE, 0, 2 * i + 1, most, sizeof(most));
+    send_window(2 * i + 1, INT32_MAX);
 }
 
 /* The client does not confirm the server's SETTINGS, so their limit does not bind it. */
