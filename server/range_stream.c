@@ -229,7 +229,8 @@ void range_stream_unary(struct rpc_call *call)
 
 /* ---- RangeStream ---------------------------------------------------------------------------- */
 
-static void stream_writable(struct rpc_call *call)
+/* Room again, or nobody to send to: either way the fiber goes on. */
+static void stream_wake(struct rpc_call *call)
 {
     struct range_stream *stream = call->context;
     fiber_event_signal(&stream->event);
@@ -288,7 +289,7 @@ static void messages_run(void *argument)
     struct range_stream *stream = argument;
     struct mvcc_range_result result;
     stream->call->context = stream;
-    stream->call->writable = stream_writable;
+    stream->call->writable = stream->call->canceled = stream_wake;
     stream->messages = true;
     int error = stream_open(stream);
     if (error == 0)

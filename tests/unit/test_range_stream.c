@@ -1,0 +1,208 @@
+#include <stdio.h>
+#include <unistd.h>
+
+#include "core/core.h"
+#include "core/fiber.h"
+#include "server/frontend.h"
+#include "server/node_private.h"
+#include "server/range_stream.h"
+#include "storage/lsm/lsm.h"
+#include "storage/mvcc/mvcc.h"
+#include "tests/unit/http2_raw.h"
+
+/*
+ * Ranges larger than a client's window, of clients that go away or take nothing: whatever happens,
+ * the fiber ends, the call goes home, and the view of the store is let go.
+ */
+
+enum { KEYS = 300, VALUE_BYTES = 10000, MESSAGE_KIND_BASE = 8 };
+
+static struct core *core;
+static struct mesh *mesh;
+static char dir[64];
+static struct lsm *lsm;
+static struct lsm_reader *lsm_reader;
+static struct mvcc *mvcc;
+static struct mvcc_shared *shared;
+static struct node node;
+static struct frontend frontend;
+static uint32_t released;
+
+static void count_released(struct rpc_call *call maybe_unused)
+{
+    released++;
+}
+
+static void handle_messages(struct rpc_call *call)
+{
+    cr_assert_eq(rpc_call_keep(call), 0);
+    call->released = count_released;
+    range_stream_messages(call);
+}
+
+static void handle_unary(struct rpc_call *call)
+{
+    cr_assert_eq(rpc_call_keep(call), 0);
+    range_stream_unary(call);
+}
+
+static const struct rpc_method methods[] = {
+    {.path = "/t.T/Range", .id = 1, .handle = handle_unary},
+    {.path = "/t.T/RangeStream", .id = 2, .kind = RPC_SERVER_STREAM, .handle = handle_messages},
+};
+
+static bool no_lease(void *context maybe_unused, int64_t lease maybe_unused)
+{
+    return false;
+}
+
+static void store_fill(void)
+{
+    static uint8_t value[VALUE_BYTES];
+    struct arena arena;
+    arena_init(&arena, 0);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "key%05u", i);
+        struct mvcc_put_request put = {.key = bytes_from_text(key),
+                                       .value = bytes_make(value, sizeof(value))};
+        struct mvcc_put_result result;
+        cr_assert_eq(mvcc_apply_put(mvcc, &put, &arena, &result), 0);
+        arena_reset(&arena);
+    }
+    cr_assert_eq(mvcc_commit(mvcc, 1, 1), 0);
+    arena_deinit(&arena);
+}
+
+static void store_open(void)
+{
+    struct lsm_options options = {.dir = dir,
+                                  .memtable_bytes = 16 * MIB,
+                                  .core_count = 1,
+                                  .message_kind_base = MESSAGE_KIND_BASE,
+                                  .random_seed = 7};
+    shared = mvcc_shared_create();
+    mvcc_configure_lsm(shared, &options);
+    cr_assert_eq(lsm_open(core, &options, &lsm), 0);
+    cr_assert_eq(lsm_reader_open(lsm, core, &lsm_reader), 0);
+    struct mvcc_options writer = {
+        .shared = shared, .lsm = lsm, .lsm_reader = lsm_reader, .lease_exists = no_lease};
+    struct mvcc_reader_options reader = {.shared = shared, .lsm = lsm, .lsm_reader = lsm_reader};
+    cr_assert_eq(mvcc_open(&writer, &mvcc), 0);
+    cr_assert_eq(mvcc_reader_open(&reader, &frontend.reader), 0);
+    lsm_background_start(lsm, core);
+    frontend.core = core;
+    frontend.node = &node;
+    store_fill();
+}
+
+static void store_close(void)
+{
+    mvcc_reader_close(frontend.reader); /* no scan is open */
+    mvcc_close(mvcc);
+    lsm_background_stop(lsm);
+    lsm_reader_close(lsm_reader); /* nothing is pinned */
+    fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
+    lsm_close(lsm);
+    mvcc_shared_destroy(shared);
+}
+
+static void settle(void)
+{
+    for (int i = 0; i < 200; i++) {
+        fiber_yield();
+        flush(true);
+    }
+}
+
+/* Everything from "key" on. */
+static void ask(const char *path)
+{
+    static const uint8_t request[] = {0x0a, 3, 'k', 'e', 'y', 0x12, 1, 0};
+    send_message(1, path, bytes_make(request, sizeof(request)));
+    settle();
+    cr_assert_eq(server.calls_live, 1, "%s", path);
+}
+
+static void client_resets(void)
+{
+    static const uint8_t code[4] = {0, 0, 0, 8};
+    send_frame(FRAME_RST_STREAM, 0, 1, code, sizeof(code));
+}
+
+static void client_leaves(void)
+{
+    raw_close();
+}
+
+static void client_takes_nothing(void)
+{
+    for (int i = 0; i < 61; i++) {
+        server.now_ns += NS_PER_S;
+        connection_tick(&connection);
+    }
+}
+
+static void client_reads_on(void)
+{
+    for (int i = 0; i < 100; i++) {
+        send_window(0, MIB);
+        if (i % 10 == 0)
+            send_window(1, MIB);
+        settle();
+    }
+}
+
+static void stories(void *argument)
+{
+    static void (*const ends[])(void) = {client_resets, client_leaves, client_takes_nothing,
+                                         client_reads_on};
+    bool *finished = argument;
+    store_open();
+    for (size_t m = 0; m < ARRAY_COUNT(methods); m++)
+        for (size_t i = 0; i < ARRAY_COUNT(ends); i++) {
+            struct rpc_server_options options = {
+                .methods = methods, .method_count = ARRAY_COUNT(methods), .service = &frontend};
+            raw_open(&options);
+            released = 0;
+            ask(methods[m].path);
+            ends[i]();
+            if (ends[i] != client_leaves)
+                settle();
+            for (int turn = 0; turn < 10; turn++)
+                fiber_yield();
+            cr_assert_eq(server.calls_live, 0, "%s, end %zu", methods[m].path, i);
+            cr_expect(m == 0 || released == 1);
+            if (ends[i] != client_leaves)
+                raw_close();
+            rpc_server_deinit(&server);
+        }
+    store_close();
+    *finished = true;
+}
+
+Test(range_stream, a_client_that_goes_away_leaves_nothing_behind, .timeout = 600)
+{
+    struct core_options options = {.reactor = {.core_count = 1,
+                                               .files_max = 256,
+                                               .buffer_bytes = 4 * MIB,
+                                               .recv_buffer_bytes = 4096,
+                                               .recv_buffer_count = 16,
+                                               .random_seed = 1},
+                                   .fibers_max = 16};
+    char reason[256] = "", command[128];
+    bool finished = false;
+    cr_assert_eq(mesh_create(1, 64, &mesh), 0);
+    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
+    core_set_current(core);
+    snprintf(dir, sizeof(dir), "/var/tmp/test_range_stream.XXXXXX");
+    cr_assert_not_null(mkdtemp(dir));
+    cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, stories, &finished), 0);
+    while (!finished)
+        core_turn(core, true);
+    snprintf(command, sizeof(command), "rm -rf %s", dir);
+    cr_assert_eq(system(command), 0);
+    core_set_current(NULL);
+    core_destroy(core); /* no fiber is left */
+    mesh_destroy(mesh);
+}
