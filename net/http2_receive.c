@@ -317,6 +317,8 @@ static bool grpc_input_append(struct grpc_stream *stream, const uint8_t *data, s
         if (in == NULL)
             return false;
         server->partial_bytes += more;
+        if (stream->in == NULL)
+            stream->in_since_ns = server->now_ns;
         stream->in = in;
         stream->in_max = (uint32_t)grown;
     }
@@ -371,6 +373,8 @@ void grpc_stream_take_messages(struct grpc_stream *stream)
             grpc_stream_drop_input(stream);
         else if (taken > 0)
             memmove(stream->in, stream->in + taken, stream->in_bytes);
+        if (taken > 0)
+            stream->in_since_ns = http2->connection->server->now_ns;
     }
     if (stream->call == NULL) {
         grpc_stream_drop_input(stream);
@@ -543,6 +547,20 @@ static void grpc_on_end_stream(struct grpc_stream *stream)
     }
     grpc_deliver(stream, stream->in);
     grpc_stream_drop_input(stream);
+}
+
+/* The connection may well progress: with other requests, so that these hold their memory for ever. */
+void http2_expire_partial(struct http2 *http2)
+{
+    const struct rpc_server *server = http2->connection->server;
+    uint64_t timeout_ns = HTTP2_MESSAGE_TIMEOUTS * server->options.partial_timeout_ns;
+    for (struct grpc_stream *stream = http2->streams; stream != NULL; stream = stream->next) {
+        if (stream->in == NULL || stream->delayed || stream->call == NULL ||
+            stream->call->messages_paused || server->now_ns < stream->in_since_ns + timeout_ns)
+            continue; /* in most cases there is nothing, in the others it may be our turn */
+        grpc_stream_fail(stream, GRPC_DEADLINE_EXCEEDED, "the request does not arrive");
+        grpc_stream_drop_input(stream);
+    }
 }
 
 void http2_dispatch_delayed(struct http2 *http2)

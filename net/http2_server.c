@@ -277,6 +277,7 @@ static void http2_tick(struct connection *connection)
     struct http2 *http2 = connection->state;
     const struct rpc_server_options *options = &connection->server->options;
     uint64_t now_ns = connection->server->now_ns;
+    http2_expire_partial(http2);
     if (http2->drain_ns != 0 && !http2->drained && now_ns >= http2->drain_ns + HTTP2_DRAIN_NS) {
         http2->drained = true;
         int32_t last = nghttp2_session_get_last_proc_stream_id(http2->session);

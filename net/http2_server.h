@@ -44,6 +44,7 @@
 #define HTTP2_SETTINGS_BURST     64   /* then one a second: each is applied to all streams */
 #define HTTP2_RESETS_BURST       1000 /* then 33 a second, as nghttp2 allows the client's own */
 #define HTTP2_RESETS_PER_S       33
+#define HTTP2_MESSAGE_TIMEOUTS   6 /* partial_timeout_ns times this, for a message to be whole */
 #define HTTP2_STREAM_WINDOW      (1 << 20)
 #define HTTP2_CONNECTION_WINDOW  (16 << 20)
 
@@ -83,7 +84,8 @@ struct grpc_stream {
     uint32_t unconsumed_bytes; /* received while messages are paused: window not given back */
     uint8_t *in;               /* incomplete message(s), prefix included */
     uint32_t in_bytes, in_max;
-    uint8_t *out; /* inline_out, or allocated */
+    uint64_t in_since_ns; /* since when it is the same message that is not whole */
+    uint8_t *out;         /* inline_out, or allocated */
     uint32_t out_begin, out_end, out_max;
     uint8_t inline_out[GRPC_STREAM_INLINE_BYTES];
 };
@@ -135,6 +137,9 @@ void grpc_stream_refuse(struct grpc_stream *stream, enum grpc_status status, con
 void grpc_stream_refuse_http(struct grpc_stream *stream, int http_status);
 
 void grpc_stream_resume(struct grpc_stream *stream);
+
+/* Ends the streams whose message has been arriving for too long. */
+void http2_expire_partial(struct http2 *http2);
 
 /* nghttp2 callbacks, in http2_receive.c and http2_respond.c. */
 void http2_receive_callbacks(nghttp2_session_callbacks *callbacks);

@@ -286,6 +286,35 @@ Test(http2_hostile, a_reply_that_is_not_taken_does_not_stay)
     }
 }
 
+/* Other requests make the connection progress all the time; this one never gets whole. */
+Test(http2_hostile, a_message_must_become_whole)
+{
+    static const struct {
+        const char *path;
+        bool is_stream;
+    } cases[] = {{"/t.T/Echo", false}, {"/t.T/Stream", true}};
+    static uint8_t part[16000];
+    for (size_t c = 0; c < ARRAY_COUNT(cases); c++) {
+        uint8_t block[256];
+        world_open(NULL);
+        send_frame(FRAME_HEADERS, END_HEADERS, 1, block,
+                   (size_t)(put_request(block, cases[c].path) - block));
+        grpc_prefix_store(part, MIB);
+        send_frame(FRAME_DATA, 0, 1, part, sizeof(part));
+        for (uint32_t i = 0; i < 200; i++) {
+            send_frame(FRAME_DATA, 0, 1, part, 1);
+            send_request(3 + 2 * i, "/t.T/Echo");
+            flush(true);
+            cr_assert_eq(server.partial_bytes > 0, i < 120, "%s: %u s", cases[c].path, i);
+            server.now_ns += NS_PER_S;
+            connection_tick(&connection);
+            cr_assert_not(connection.ending);
+        }
+        cr_expect_eq(server.calls_live, 0);
+        world_close();
+    }
+}
+
 /* ---- floods ------------------------------------------------------------------------------------
  */
 
