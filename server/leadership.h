@@ -13,11 +13,18 @@
 #include "core/base.h"
 
 struct node;
+struct raft;
+struct raft_id_set;
+struct raft_peer;
+
+/* At a leader: the other voter that answered within an election timeout and has the most of the
+ * log; none `but` these (may be NULL). NULL: there is none. */
+const struct raft_peer *leadership_heir(const struct raft *raft, const struct raft_id_set *but);
 
 /* Fiber. Returns when the target leads, as far as this member knows. */
 must_check int leadership_move(struct node *node, uint64_t target);
 
-/* Fiber, before a stop: to the voter that has the most, if there is one. Bounded. */
+/* Fiber, before a stop: to the heir, or the next one when it does not take over soon. Bounded. */
 void leadership_drain(struct node *node);
 
 #endif

@@ -53,6 +53,9 @@ static void register_raft(struct node *node)
     counter(node, "raft_disk_watchdog_trips_total",
             "Times a hanging log write made this leader step down.", "",
             &node->peers->failover.watchdog_trips);
+    counter(node, "raft_disk_watchdog_moves_total",
+            "Times a hanging log write made this leader hand over.", "",
+            &node->peers->failover.watchdog_moves);
 }
 
 static void register_repair(struct node *node)

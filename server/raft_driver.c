@@ -359,7 +359,7 @@ static void on_timer(struct timer *timer)
     release_log(driver);
     pending_expire(&driver->pending, now_ns);
     reads_expire(driver, now_ns);
-    failover_watch_disk(&driver->node->peers->failover,
+    failover_watch_disk(&driver->node->peers->failover, now_ns,
                         driver->issued_oldest == NULL ? 0 : driver->issued_oldest->issued_ns);
     if (driver->reads_count > 0 && read_at(driver, 0)->index == 0 &&
         now_ns - driver->read_asked_ns > READ_RETRY_NS)
@@ -377,7 +377,7 @@ static void driver_options(const struct node *node, struct core *core, struct ra
     options->id = node->identity.member_id;
     options->seed = reactor_random(core_reactor(core));
     options->election_timeout_ns = node->config->election_timeout_ms * NS_PER_MS;
-    options->election_jitter_ns = options->election_timeout_ns / 2;
+    options->election_jitter_ns = options->election_timeout_ns / 4;
     options->heartbeat_ns = node->config->heartbeat_interval_ms * NS_PER_MS;
     options->single_voter_starts = true;
 }
