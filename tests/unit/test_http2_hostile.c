@@ -52,8 +52,14 @@ static void stream_writable(struct rpc_call *call)
 
 static void stream_half_closed(struct rpc_call *call maybe_unused) {}
 
+static void stream_canceled(struct rpc_call *call)
+{
+    rpc_fail(call, ERR_CANCELED);
+}
+
 static void handle_stream(struct rpc_call *call)
 {
+    call->canceled = stream_canceled;
     call->half_closed = stream_half_closed;
     call->writable = stream_writable;
     stream_writable(call);
