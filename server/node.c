@@ -41,6 +41,10 @@ static uint64_t memory_limit(const struct node *node)
 
 static uint64_t memtable_bytes(const struct node *node)
 {
+    if (buggify("node: memtables hold a few rows"))
+        return 16 * KIB;
+    if (buggify("node: memtables are small"))
+        return 256 * KIB;
     return u64_max(4 * MIB, u64_min(64 * MIB, memory_limit(node) / 160));
 }
 

@@ -100,7 +100,6 @@ struct whole {
     struct sim_event fault;
     struct whole_store store;
     uint64_t seen_revision[WHOLE_KEYS]; /* by whoever read or wrote the key last */
-    uint64_t txns, txns_succeeded, compactions;
     struct whole_hash hashes[WHOLE_HASHES_MAX];
     uint32_t hash_count;
     bool load_ended; /* clients have stopped */

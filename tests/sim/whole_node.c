@@ -125,6 +125,8 @@ static void node_stopped(struct whole_node *node)
     if (!again && !node->leaving)
         verdict_set(&whole->verdict, SIM_SAFETY, "node %u stops by itself", node->sim.id);
     whole->restarts += again;
+    sometimes(again, "whole: a node starts again to install a snapshot");
+    sometimes(!again && node->leaving, "whole: a removed member stops by itself");
     whole_node_shut_down(node);
     if (again)
         whole_node_boot_at(node, whole->world.now_ns);

@@ -184,6 +184,12 @@ static bool command(struct whole *whole, const struct operator_view *view, const
 {
     struct answer answer = rpc(whole, view->from, path, request);
     *successes += answer.status == GRPC_OK;
+    sometimes(whole->members_added > 0, "whole: a member was added");
+    sometimes(whole->members_promoted > 0, "whole: a learner was promoted");
+    sometimes(whole->members_removed > 0, "whole: a member was removed");
+    sometimes(whole->leaders_moved > 0, "whole: leadership was moved");
+    sometimes(answer.status == GRPC_UNAVAILABLE && !answer.is_refused,
+              "whole: nobody knows whether the members changed");
     free(answer.message);
     return !answer.is_refused;
 }

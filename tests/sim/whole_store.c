@@ -28,6 +28,16 @@ void whole_store_deinit(struct whole *whole)
 
 /* ---- the log -------------------------------------------------------------------------------- */
 
+/* Only members have a say: what a removed one had in the log behind its removal is void. */
+static bool is_of_member(const struct whole *whole, const struct request *request, uint64_t index)
+{
+    const struct raft_config *config = check_raft_config_at(&whole->raft_check, index - 1);
+    struct raft_id_set members = raft_config_members(config);
+    bool is = raft_id_set_has(&members, request->origin);
+    sometimes(!is, "whole: a request of a removed member is in the log");
+    return is;
+}
+
 /* A request that its sender repeated, because it did not know better, is executed once. */
 static bool is_first_copy(struct whole_store *store, const struct request *request)
 {
@@ -40,6 +50,7 @@ static bool is_first_copy(struct whole_store *store, const struct request *reque
         store->stream_count++;
         *stream = (struct whole_stream){.origin = request->origin, .stream = request->stream};
     }
+    sometimes(request->sequence == stream->sequence, "whole: a request is in the log twice");
     if (request->sequence <= stream->sequence)
         return false;
     stream->sequence = request->sequence;
@@ -87,10 +98,12 @@ void whole_store_execute(struct whole *whole, const struct entry *entry)
     store->index = entry->index;
     if (entry->type != ENTRY_NORMAL ||
         request_decode(&request, bytes_make(entry->payload, entry->payload_bytes)) < 0 ||
-        !is_first_copy(store, &request))
+        !is_of_member(whole, &request, entry->index) || !is_first_copy(store, &request))
         return;
     uint64_t before = store->model.revision;
     uint64_t author = execute(store, &request);
+    whole_text(whole, 0, "entry %" PRIu64 ": %s of operation %" PRIu64 ", revision %" PRIu64,
+               entry->index, request_kind_name(request.kind), author, store->model.revision);
     if (store->model.revision != before)
         check_history_happen(&store->history, author, store->model.revision);
 }
@@ -185,6 +198,8 @@ void whole_store_read(struct whole *whole, uint64_t operation, uint64_t asked, u
 void whole_store_no_answer(struct whole *whole, uint64_t operation, bool maybe)
 {
     struct whole_store *store = &whole->store;
+    sometimes(maybe && check_store_outcome(&store->model, operation) != NULL,
+              "whole: a write without an answer happened");
     trace(whole, operation, maybe ? STEP_UNKNOWN : STEP_REFUSED, 0);
     if (maybe)
         check_history_lose(&store->history, operation);
