@@ -1,4 +1,4 @@
-/* Files of the io_uring backend: direct and durable writes, names, locks, more operations than fit. */
+/* Files of the io_uring backend: direct and durable writes, names, locks, full queues. */
 #include "tests/unit/test_reactor.h"
 
 #include <errno.h>

@@ -1,4 +1,4 @@
-/* Sockets of the io_uring backend: echo under pressure, endings, refusals, descriptors that run out. */
+/* Sockets of the io_uring backend: echo under pressure, endings, descriptors that run out. */
 #include "tests/unit/test_reactor.h"
 
 #include <errno.h>
