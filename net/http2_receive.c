@@ -549,7 +549,7 @@ static void grpc_on_end_stream(struct grpc_stream *stream)
     grpc_stream_drop_input(stream);
 }
 
-/* The connection may well progress: with other requests, so that these hold their memory for ever. */
+/* The connection may well progress: with other requests, and these would hold memory for ever. */
 void http2_expire_partial(struct http2 *http2)
 {
     const struct rpc_server *server = http2->connection->server;
