@@ -1,10 +1,16 @@
 /* What leaves the state machine (raft_ready) and what the two storage lanes answer. */
 #include "consensus/raft_internal.h"
 
+/* A write that is cut short may leave this with none of the entries that go with it, and with those
+ * that they were to replace: only what is durable already may be called committed in it. */
 static struct hard_state hard_state_now(const struct raft *raft)
 {
     return (struct hard_state){
-        .term = raft->term, .vote = raft->vote, .commit = raft->log.committed_index};
+        .term = raft->term,
+        .vote = raft->vote,
+        .commit = planted_bug(commit_before_entries)
+                      ? raft->log.committed_index
+                      : u64_min(raft->log.committed_index, raft->log.durable_index)};
 }
 
 /* Everything that the append lane has not been given yet, as one piece of work. */

@@ -36,6 +36,32 @@ Test(raft_replication, row_22_messages_of_an_old_leader_are_ignored)
     craft_group_deinit(&group);
 }
 
+/* A crash may leave the hard state of a write and none of its entries: the log then ends with what
+ * they were to replace, which nobody committed. */
+Test(raft_replication, a_hard_state_commits_nothing_that_its_own_entries_bring)
+{
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = craft_node(&cluster, 3, "11", 1, 0);
+    struct entry entry = {.index = 2, .term = 2, .type = ENTRY_NORMAL};
+    struct raft_message message = {.kind = RAFT_MESSAGE_APPEND,
+                                   .from = 2,
+                                   .to = 1,
+                                   .term = 2,
+                                   .index = 1,
+                                   .log_term = 1,
+                                   .commit = 2,
+                                   .entries = &entry,
+                                   .entry_count = 1};
+    struct raft_ready ready;
+    cr_assert_eq(raft_step(&node->raft, &message), 0);
+    cr_expect_eq(node->raft.log.committed_index, 2);
+    cr_assert(raft_ready(&node->raft, &ready));
+    cr_expect_eq(ready.append_first, 2);
+    cr_expect_eq(ready.hard_state.commit, 1);
+    cluster_deinit(&cluster);
+}
+
 Test(raft_replication, row_52_53_one_proposal)
 {
     struct cluster cluster;
