@@ -55,18 +55,26 @@ bool sim_buggify(const char *name);
             sim_mark_.hits++;                                                                      \
     } while (0)
 #define buggify(label) sim_buggify(label)
-/* A mistake that one build of the simulator contains on purpose (-DRAFT_PLANTED_BUG=name), to prove
- * that it is found: true there, the constant false everywhere else. */
-#define PLANTED_COMMA_1                   ,
-#define PLANTED_SECOND_(one, second, ...) second
-#define PLANTED_PICK_(comma)              PLANTED_SECOND_(comma true, false, 0)
-#define PLANTED_JOIN_(value)              PLANTED_PICK_(PLANTED_COMMA_##value)
-#define PLANTED_TEST_(value)              PLANTED_JOIN_(value)
-#define planted_bug(name)                 PLANTED_TEST_(KV_PLANTED_##name)
 #else
 #define sometimes(condition, label) ((void)sizeof((condition) ? 1 : 0))
 #define buggify(label)              false
-#define planted_bug(name)           false
+#endif
+
+#if KV_PLANTED
+/* A mistake that a special build of the simulator (-DRAFT_PLANTED_BUGS=ON) can be told to make, to
+ * prove that it is found (raftsim --plant=NAME): the constant false everywhere else. */
+struct sim_plant {
+    const char *name;
+    bool made;
+};
+#define planted_bug(label)                                                                         \
+    ({                                                                                             \
+        static struct sim_plant sim_plant_                                                         \
+            __attribute__((section("sim_plants"), used, aligned(8))) = {#label, false};            \
+        sim_plant_.made;                                                                           \
+    })
+#else
+#define planted_bug(label) false
 #endif
 
 #endif

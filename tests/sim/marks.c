@@ -56,6 +56,27 @@ void sim_marks_take(uint64_t *hits)
     }
 }
 
+#if KV_PLANTED
+extern struct sim_plant __start_sim_plants[];
+extern struct sim_plant __stop_sim_plants[];
+
+bool sim_plant(const char *name)
+{
+    bool found = false;
+    for (struct sim_plant *plant = __start_sim_plants; plant < __stop_sim_plants; plant++) {
+        plant->made = strcmp(plant->name, name) == 0;
+        found |= plant->made;
+    }
+    return found;
+}
+#else
+bool sim_plant(const char *name)
+{
+    (void)name;
+    return false;
+}
+#endif
+
 /* A quarter of the sites is active in a run, and an active one fires a quarter of the time. */
 bool sim_buggify(const char *name)
 {

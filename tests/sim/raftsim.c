@@ -42,6 +42,7 @@ struct job {
 struct sweep {
     struct raftsim_options options;
     const char *program;
+    const char *plant;
     uint64_t first, count;
     uint64_t *pinned; /* the seeds instead of first + at, or NULL */
     uint32_t jobs;
@@ -65,6 +66,7 @@ static const char usage_text[] =
     "  --twice      run every seed twice and compare (default: one in 20)\n"
     "  --failures=N end a sweep after N failures (default 20)\n"
     "  --brief      name failing seeds only, without their reports\n"
+    "  --plant=NAME make that mistake (cmake -DRAFT_PLANTED_BUGS=ON), to see it found\n"
     "  --marks      list coverage marks that were never hit\n"
     "  --pinned=F   run the seeds that file F lists, one at the start of each line\n"
     "exit: 0 pass, 2 usage, 127 crash, 128 no progress, 129 safety, 130 nondeterminism\n";
@@ -117,13 +119,15 @@ static void print_options(const struct sweep *sweep, uint64_t seed)
 
 static void print_head(const struct sweep *sweep, uint64_t seed)
 {
-    char extra[64] = "";
+    char extra[128] = "";
     int at = 0;
     const char *size = sweep->lite ? " --lite" : "";
     if (sweep->options.nodes != 0)
         at = snprintf(extra, sizeof(extra), " --nodes=%u", sweep->options.nodes);
     if (sweep->options.calm != 0)
-        snprintf(extra + at, sizeof(extra) - (size_t)at, " --calm=%u", sweep->options.calm);
+        at += snprintf(extra + at, sizeof(extra) - (size_t)at, " --calm=%u", sweep->options.calm);
+    if (sweep->plant != NULL)
+        snprintf(extra + at, sizeof(extra) - (size_t)at, " --plant=%.40s", sweep->plant);
     fflush(stdout);
     fprintf(stderr, "replay: %s%s --seed=0x%" PRIx64 "%s\n", sweep->program, size, seed, extra);
     fprintf(stderr, "commit %s%s, %s\n", SIM_COMMIT, SIM_DIRTY ? " with changes" : "", SIM_BUILD);
@@ -373,7 +377,8 @@ int main(int argc, char **argv)
         FAILURES,
         BRIEF,
         LOG,
-        CALM
+        CALM,
+        PLANT
     };
     static const struct option long_options[] = {{"seed", required_argument, NULL, SEED},
                                                  {"seeds", required_argument, NULL, SEEDS},
@@ -390,6 +395,7 @@ int main(int argc, char **argv)
                                                  {"brief", no_argument, NULL, BRIEF},
                                                  {"log", no_argument, NULL, LOG},
                                                  {"calm", required_argument, NULL, CALM},
+                                                 {"plant", required_argument, NULL, PLANT},
                                                  {NULL, 0, NULL, 0}};
     struct sweep sweep = {
         .program = argv[0], .first = 1, .jobs = 1, .failures_max = FAILURES_DEFAULT};
@@ -433,6 +439,11 @@ int main(int argc, char **argv)
             break;
         case LOG:
             sweep.options.log = true;
+            break;
+        case PLANT:
+            if (!sim_plant(optarg))
+                return usage();
+            sweep.plant = optarg;
             break;
         case CALM:
             sweep.options.calm = (uint32_t)number;
