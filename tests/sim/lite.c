@@ -96,8 +96,8 @@ static void draw_raft(struct raft_options *raft, struct prng *prng)
 
 static void draw_faults(struct lite_config *config, struct prng *prng)
 {
-    static const uint8_t weights[LITE_FAULT_COUNT] = {20, 3, 8, 10, 8, 8, 6, 8, 6,
-                                                      4,  5, 8, 5,  4, 4, 4, 30};
+    static const uint8_t weights[LITE_FAULT_COUNT] = {20, 3, 8, 10, 8, 8, 6, 4, 8,
+                                                      6,  4, 5, 8,  5, 4, 4, 4, 30};
     bool calm = prng_chance(prng, 1, 20);
     for (uint32_t i = 0; i < LITE_FAULT_COUNT; i++) {
         config->fault_weight[i] = weights[i];
@@ -124,6 +124,7 @@ static void draw_world(struct lite_config *config, struct prng *prng)
     config->disk_ns = NS_PER_US << prng_below(prng, 14);
     config->disk_jitter_ns = config->disk_ns << prng_below(prng, 3);
     config->disk_tail_ns = NS_PER_MS << prng_below(prng, 10);
+    config->slow_factor = 50;
     config->apply_ns = NS_PER_US << prng_below(prng, 15);
     config->apply_entries_max = 1 + (uint32_t)prng_below(prng, 64);
     config->flush_per_mille = (uint32_t)prng_below(prng, 200);
@@ -144,6 +145,69 @@ static void draw_clients(struct lite_config *config, struct prng *prng)
     config->to_leader = prng_chance(prng, 3, 4);
 }
 
+static void weigh(struct lite_config *config, enum lite_fault fault, uint32_t weight)
+{
+    config->fault_weight_sum += weight - config->fault_weight[fault];
+    config->fault_weight[fault] = weight;
+}
+
+static void draw_busy_clients(struct lite_config *config, struct prng *prng)
+{
+    config->clients = 4 + (uint32_t)prng_below(prng, LITE_CLIENTS_MAX - 3);
+    config->think_ns = NS_PER_MS << prng_below(prng, 4);
+}
+
+/* Situations that independent draws seldom make together. */
+static void draw_shape(struct lite_config *config, struct prng *prng)
+{
+    switch (prng_below(prng, 8)) {
+    case 0: /* applying lags: snapshots overtake it */
+        config->apply_ns = 50 * NS_PER_MS;
+        config->apply_entries_max = 1;
+        config->retain_entries = prng_below(prng, 4);
+        config->flush_per_mille = 500;
+        break;
+    case 3: /* on one node alone, which has changes of members still to apply */
+        config->lazy_node = 1 + (uint32_t)prng_below(prng, config->voters);
+        config->apply_ns = NS_PER_MS;
+        config->apply_entries_max = 4;
+        config->retain_entries = prng_below(prng, 4);
+        config->flush_per_mille = 500;
+        config->raft.window_entries = 256;
+        config->fault_mean_ns = 100 * NS_PER_MS;
+        draw_busy_clients(config, prng);
+        weigh(config, LITE_FAULT_ISOLATE, 60);
+        weigh(config, LITE_FAULT_MEMBERS, 100);
+        break;
+    case 1: /* two or three voters, who are replaced all the time */
+        config->voters = 2;
+        config->voters_most = 2 + (uint32_t)prng_below(prng, 2);
+        config->shrinks = true;
+        config->drop_per_mille += (uint32_t)prng_below(prng, 200);
+        draw_busy_clients(config, prng);
+        config->fault_mean_ns = 100 * NS_PER_MS;
+        weigh(config, LITE_FAULT_MEMBERS, 100);
+        break;
+    case 2: /* a disk slower than elections, and leaders whom its node alone hears: tails are
+             * replaced, and back, while they are being written */
+        config->voters = 5;
+        config->drop_per_mille /= 4;
+        config->retain_entries = 1000;
+        config->safety_ns = 16 * NS_PER_S;
+        config->fault_mean_ns = NS_PER_S;
+        for (uint32_t i = 0; i < LITE_FAULT_COUNT; i++)
+            weigh(config, i, i == LITE_FAULT_CRASH || i == LITE_FAULT_CLOG ? 1 : 0);
+        config->slow_node = 1 + (uint32_t)prng_below(prng, 5);
+        config->slow_factor = 400;
+        config->disk_ns = (2 + prng_below(prng, 8)) * NS_PER_MS;
+        config->disk_jitter_ns = config->disk_ns;
+        config->cut_off_percent = 50 + (uint32_t)prng_below(prng, 45);
+        break;
+    default: /* as drawn */
+        break;
+    }
+}
+
 void lite_config_draw(struct lite_config *config, const struct raftsim_options *options)
 {
     static const uint8_t voters[] = {1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7};
@@ -157,6 +221,7 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
     draw_world(config, &prng);
     draw_clients(config, &prng);
     config->safety_ns = NS_PER_S << prng_below(&prng, 6);
+    config->voters_most = 7;
     config->drift_ppm_max = prng_chance(&prng, 1, 2) ? 100 : 20000;
     if (config->raft.read_mode == RAFT_READ_LEASE) {
         config->fault_weight_sum -= config->fault_weight[LITE_FAULT_CLOCK_JUMP];
@@ -164,12 +229,11 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
     } else if (prng_chance(&prng, 1, 10)) {
         config->drift_ppm_max = 300000; /* nothing but speed depends on clocks */
     }
-    if (prng_chance(&prng, 1, 8)) { /* applying lags: snapshots overtake it */
-        config->apply_ns = 50 * NS_PER_MS;
-        config->apply_entries_max = 1;
-        config->retain_entries = prng_below(&prng, 4);
-        config->flush_per_mille = 500;
-    }
+    draw_shape(config, &prng);
+    /* Without pre-votes a candidate that cannot win restarts the timers of those who could: they
+     * go first now and then only while their clocks have about the same rate. */
+    if (!config->raft.pre_vote)
+        config->drift_ppm_max = u64_min(config->drift_ppm_max, 20000);
     if (options->nodes != 0)
         config->voters = options->nodes;
 }
@@ -190,14 +254,16 @@ void lite_config_print(const struct lite_config *config, FILE *out)
     fprintf(out,
             "fifo=%d drop=%u/1000 double=%u/1000 delay=%.3fms jitter=%.3fms tail=%.0fms "
             "disk=%.3fms+%.3fms apply=%.3fms/%u flush=%u/1000 retain=%" PRIu64
-            " hesitates=%d turn=%.3fms stall=%u/1000 drift=%" PRIu64 "ppm\n",
+            " hesitates=%d turn=%.3fms stall=%u/1000 drift=%" PRIu64
+            "ppm slow-disk=x%u slow-node=%u lazy-node=%u cut-off=%u%% voters-most=%u shrinks=%d\n",
             config->fifo, config->drop_per_mille, config->double_per_mille,
             (double)config->delay_ns / 1e6, (double)config->jitter_ns / 1e6,
             (double)config->tail_ns / 1e6, (double)config->disk_ns / 1e6,
             (double)config->disk_jitter_ns / 1e6, (double)config->apply_ns / 1e6,
             config->apply_entries_max, config->flush_per_mille, config->retain_entries,
             config->snapshot_hesitates, (double)config->turn_ns_max / 1e6, config->stall_per_mille,
-            config->drift_ppm_max);
+            config->drift_ppm_max, config->slow_factor, config->slow_node, config->lazy_node,
+            config->cut_off_percent, config->voters_most, config->shrinks);
     fprintf(out,
             "clients=%u think=%.0fms timeout=%.0fms reads=%u%% to-leader=%d faults every %.0fms, "
             "up to %.0fms, weights",

@@ -30,6 +30,7 @@
 #define LITE_KEYS          4
 #define LITE_CLIENTS_MAX   8
 #define LITE_HEAL_TIMEOUTS 100
+#define LITE_LAZY          100
 
 /* What a replicated state machine is here: a few registers and a revision. */
 struct lite_state {
@@ -55,6 +56,7 @@ enum lite_fault {
     LITE_FAULT_SPLIT,
     LITE_FAULT_ONE_WAY,
     LITE_FAULT_BRIDGE,
+    LITE_FAULT_PAIR,
     LITE_FAULT_CLOG,
     LITE_FAULT_SLOW_DISK,
     LITE_FAULT_CLOCK_JUMP,
@@ -76,14 +78,20 @@ struct lite_config {
     uint64_t fault_mean_ns; /* between two */
     uint32_t fault_weight[LITE_FAULT_COUNT];
     uint32_t fault_weight_sum;
-    uint64_t outage_ns_max; /* of one fault */
+    uint64_t outage_ns_max;   /* of one fault */
+    uint32_t voters_most;     /* the operator does not add to so many */
+    bool shrinks;             /* but removes from them, the leader too */
+    uint32_t cut_off_percent; /* of new leaders are heard by one other node only */
 
     bool fifo; /* each path keeps order, as a connection does */
     uint32_t drop_per_mille, double_per_mille;
     uint64_t delay_ns, jitter_ns, tail_ns;
 
     uint64_t disk_ns, disk_jitter_ns, disk_tail_ns;
+    uint32_t slow_factor; /* of a disk while it is slow */
+    uint32_t slow_node;   /* whose disk is slow all the time; 0 = none */
     uint64_t apply_ns;
+    uint32_t lazy_node; /* takes LITE_LAZY times as long to apply; 0 = none */
     uint32_t apply_entries_max;
     uint32_t flush_per_mille; /* chance of an image after an applied batch */
     uint64_t retain_entries;  /* kept in the log below the image */
@@ -307,6 +315,7 @@ void lite_probe(struct lite *lite);
 void lite_faults_start(struct lite *lite);
 void lite_command(struct lite_node *node, const struct lite_item *item);
 void lite_heal(struct lite *lite);
+void lite_leader_won(struct lite_node *node);
 bool lite_progressed(struct lite *lite);
 void lite_blame(struct lite *lite); /* why there is no progress */
 void lite_config_text(const struct raft_config *config, char *to, size_t size);

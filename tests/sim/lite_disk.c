@@ -8,7 +8,8 @@
 #include "core/invariant.h"
 #include "tests/sim/memory.h"
 
-#define INSTALL_NS_MAX (300 * NS_PER_MS)
+#define INSTALL_NS_MAX      (300 * NS_PER_MS)
+#define INSTALL_LAZY_NS_MAX (4 * NS_PER_S)
 
 /* ---- the log -------------------------------------------------------------------------------- */
 
@@ -137,15 +138,20 @@ void lite_append_free(struct lite *lite, struct lite_append *append)
     lite->free_appends = append;
 }
 
+static bool is_slow_always(const struct lite_node *node)
+{
+    return node->id == node->lite->config.slow_node && !node->lite->healed;
+}
+
 static uint64_t disk_delay_ns(struct lite_node *node)
 {
     const struct lite_config *config = &node->lite->config;
     struct prng *prng = lite_prng(node->lite, DISK);
     uint64_t delay_ns = config->disk_ns + prng_below(prng, config->disk_jitter_ns + 1);
+    if (node->slow_until_ns > node->lite->world.now_ns || is_slow_always(node))
+        delay_ns = delay_ns * config->slow_factor + NS_PER_MS;
     if (prng_chance(prng, 1, 500))
         delay_ns += prng_below(prng, config->disk_tail_ns + 1);
-    if (node->slow_until_ns > node->lite->world.now_ns)
-        delay_ns = delay_ns * 50 + NS_PER_MS;
     return delay_ns;
 }
 
@@ -160,7 +166,9 @@ void lite_disk_append(struct lite_node *node, const struct raft_ready *ready)
         invariant(node->incoming.index == ready->install->index);
         append->install = sim_alloc(sizeof(*append->install));
         *append->install = node->incoming;
-        delay_ns += prng_below(lite_prng(node->lite, DISK), INSTALL_NS_MAX); /* it is large */
+        bool lazy = node->id == node->lite->config.lazy_node && !node->lite->healed;
+        delay_ns += prng_below(lite_prng(node->lite, DISK), /* it is large */
+                               lazy ? INSTALL_LAZY_NS_MAX : INSTALL_NS_MAX);
     }
     if (ready->append_first != 0) {
         append->entry_count = (uint32_t)(ready->append_last - ready->append_first + 1);

@@ -6,9 +6,9 @@
 #include "core/invariant.h"
 
 static const char *const names[LITE_FAULT_COUNT] = {
-    "crash",    "power loss", "pause",         "isolate",    "split",       "one-way cut",
-    "bridge",   "clog",       "slow disk",     "clock jump", "unreachable", "transfer",
-    "campaign", "step down",  "forget leader", "restrict",   "members"};
+    "crash",    "power loss", "pause",     "isolate",       "split",      "one-way cut",
+    "bridge",   "pair",       "clog",      "slow disk",     "clock jump", "unreachable",
+    "transfer", "campaign",   "step down", "forget leader", "restrict",   "members"};
 
 static uint32_t pick_id(struct lite *lite)
 {
@@ -68,6 +68,31 @@ static void split(struct lite *lite, uint32_t bridge, bool one_way)
             }
 }
 
+/* Two that see each other and nobody else: what one writes as leader, the other alone has. */
+static void pair(struct lite *lite, uint32_t id)
+{
+    uint32_t with = pick_id(lite);
+    if (lite->config.slow_node != 0 && prng_chance(lite_prng(lite, FAULTS), 2, 3))
+        with = lite->config.slow_node;
+    cuts_clear(lite);
+    for (uint32_t other = 1; other <= LITE_NODES_MAX; other++) {
+        if (other == id || other == with)
+            continue;
+        lite->paths[id][other].cut = lite->paths[other][id].cut = true;
+        lite->paths[with][other].cut = lite->paths[other][with].cut = true;
+    }
+}
+
+/* Before anything that it says as leader leaves. */
+void lite_leader_won(struct lite_node *node)
+{
+    struct lite *lite = node->lite;
+    if (lite->healed || !prng_chance(lite_prng(lite, FAULTS), lite->config.cut_off_percent, 100))
+        return;
+    pair(lite, node->id);
+    lite_text(lite, node, "* pair, as it wins");
+}
+
 static void clog_paths(struct lite *lite)
 {
     struct prng *prng = lite_prng(lite, FAULTS);
@@ -121,6 +146,7 @@ static uint64_t pick_joiner(struct lite_node *leader, uint64_t random)
 static void propose_members(struct lite_node *leader, uint64_t random)
 {
     const struct raft_config *config = &leader->raft.config;
+    const struct lite_config *drawn = &leader->lite->config;
     struct raft_config_change change = {.transition = (enum raft_transition)(random % 3)};
     uint32_t wanted = (random >> 8) % 4 == 0 ? 1 + (random >> 10) % 4 : 1;
     bool leave = config->outgoing.count > 0;
@@ -129,7 +155,14 @@ static void propose_members(struct lite_node *leader, uint64_t random)
         struct raft_id_set members = raft_config_members(config);
         uint64_t member = members.ids[(draw >> 3) % members.count];
         struct raft_change one = {.kind = (enum raft_change_kind)(draw % 3), .id = member};
-        bool grow = config->voters.count < 7 && draw % 8 < 4;
+        bool grow = config->voters.count < drawn->voters_most && draw % 8 < 4;
+        if (drawn->shrinks) {
+            change.transition = RAFT_TRANSITION_AUTO;
+            grow = config->voters.count < drawn->voters_most;
+            one.kind = grow ? RAFT_CHANGE_ADD_VOTER : RAFT_CHANGE_REMOVE;
+            if (!grow && draw % 2 == 0)
+                one.id = leader->id;
+        }
         if (grow && one.kind != RAFT_CHANGE_REMOVE && (draw >> 3) % 2 == 0)
             one.id = pick_joiner(leader, draw);
         if (one.id != 0)
@@ -255,6 +288,8 @@ static void do_harm(struct lite *lite, enum lite_fault fault)
         lite_node_pause(node, now_ns + pick_outage_ns(lite));
         break;
     case LITE_FAULT_ISOLATE:
+        if (lite->config.lazy_node != 0 && prng_chance(prng, 2, 3))
+            id = lite->config.lazy_node;
         cuts_clear(lite);
         isolate(lite, id);
         break;
@@ -264,6 +299,9 @@ static void do_harm(struct lite *lite, enum lite_fault fault)
         if (prng_chance(prng, 3, 4))
             cuts_clear(lite);
         split(lite, fault == LITE_FAULT_BRIDGE ? id : 0, fault == LITE_FAULT_ONE_WAY);
+        break;
+    case LITE_FAULT_PAIR:
+        pair(lite, id);
         break;
     case LITE_FAULT_CLOG:
         clog_paths(lite);

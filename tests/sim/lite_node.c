@@ -14,7 +14,15 @@
 
 void lite_observe(struct lite_node *node)
 {
+    const struct raft_log *log = &node->raft.log;
+    uint64_t term = 0;
     check_raft_observe(&node->lite->raft_check, &node->raft);
+    if (!node->raft.snapshot_pending && raft_log_term(log, log->durable_index, &term) == 0 &&
+        !lite_disk_holds(&node->disk, log->durable_index, term))
+        verdict_set(&node->lite->verdict, SIM_SAFETY,
+                    "durable: node %u takes entry %" PRIu64 " of term %" PRIu64
+                    " for stored, its disk has another",
+                    node->id, log->durable_index, term);
 }
 
 /* ---- clocks --------------------------------------------------------------------------------- */
@@ -293,7 +301,9 @@ static void turn_apply(struct lite_node *node)
     lite_trace(lite, node, SIM_KIND_RAFT_APPLY, node->apply_first, last);
     node->apply_first = last < node->apply_last ? last + 1 : 0;
     node->apply_last = node->apply_first == 0 ? 0 : node->apply_last;
-    node->apply_due_ns = lite->world.now_ns + prng_below(prng, 2 * lite->config.apply_ns + 1);
+    bool lazy = node->id == lite->config.lazy_node && !lite->healed;
+    uint64_t apply_ns = lite->config.apply_ns * (lazy ? LITE_LAZY : 1);
+    node->apply_due_ns = lite->world.now_ns + prng_below(prng, 2 * apply_ns + 1);
     if (prng_chance(lite_prng(lite, DISK), lite->config.flush_per_mille, 1000))
         lite_disk_flush(node);
 }
@@ -333,6 +343,8 @@ static void turn_drain(struct lite_node *node)
     struct raft_ready ready;
     while (raft_ready(&node->raft, &ready)) {
         lite_observe(node);
+        if (ready.leadership_changed && ready.role == RAFT_ROLE_LEADER)
+            lite_leader_won(node);
         if (ready.append.sequence != 0) {
             lite_disk_append(node, &ready);
             lite_text(node->lite, node, "append #%" PRIu64 " %" PRIu64 "..%" PRIu64 "%s%s",
