@@ -130,7 +130,7 @@ int raft_init(struct raft *raft, const struct raft_options *options,
     raft->hard_state_issued = start->hard_state;
     raft->issued_term = raft->term;
     raft_switch_config(raft, &start->config, start->applied_index);
-    raft_recover_config(raft);
+    raft_recover_config(raft, start->damaged_index);
     raft_become_follower(raft, raft->term, 0);
     if (options->read_mode == RAFT_READ_LEASE) /* it may have promised to wait before it stopped */
         raft->vote_hold_until_ns = now_ns + options->election_timeout_ns;

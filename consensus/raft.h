@@ -113,6 +113,8 @@ struct raft_start {
     uint64_t last_index; /* of the durable log; compacted_index when it is empty */
     uint64_t last_term;
     uint64_t applied_index;    /* what the state machine contains durably */
+    uint64_t damaged_index;    /* lowest entry above that, of which only index and term are known,
+                                * not whether it is a configuration change; 0 = none */
     struct raft_config config; /* as of applied_index */
 };
 

@@ -63,7 +63,7 @@ void raft_handle_snapshot(struct raft *raft, const struct raft_message *message)
 
 /* membership.c */
 void raft_switch_config(struct raft *raft, const struct raft_config *config, uint64_t index);
-void raft_recover_config(struct raft *raft); /* once, at the start */
+void raft_recover_config(struct raft *raft, uint64_t damaged_index); /* once, at the start */
 must_check int raft_config_gate(struct raft *raft, const struct entry *entry);
 void raft_maybe_auto_leave(struct raft *raft);
 

@@ -44,6 +44,7 @@ struct config {
     char initial_cluster_state[CONFIG_TEXT_BYTES];
     char initial_cluster_token[CONFIG_TEXT_BYTES];
     bool strict_reconfig_check;
+    bool force_new_cluster;
     uint64_t max_learners;
     uint64_t heartbeat_interval_ms, election_timeout_ms;
     int64_t quota_backend_bytes; /* 0: 2 GiB as etcd; negative: none */

@@ -213,6 +213,34 @@ void log_role_reset(struct node *node, uint64_t index, uint64_t term,
     remote_call(node->map.log, reset_run, &reset);
 }
 
+struct start_append {
+    struct node *node;
+    struct cut cut;
+};
+
+static void append_run(void *argument)
+{
+    struct start_append *call = argument;
+    queue_link_init(&call->cut.append.link);
+    fiber_event_init(&call->cut.done);
+    wal_append(call->node->log->wal, &call->cut.append);
+    wal_flush(call->node->log->wal);
+    fiber_event_wait(&call->cut.done);
+}
+
+void log_role_append(struct node *node, const struct entry *entries, uint32_t entry_count,
+                     const struct hard_state *hard_state)
+{
+    struct start_append call = {.node = node,
+                                .cut.append = {.kind = WAL_APPEND_ENTRIES,
+                                               .entries = entries,
+                                               .entry_count = entry_count,
+                                               .has_hard_state = true,
+                                               .hard_state = *hard_state,
+                                               .done = cut_done}};
+    remote_call(node->map.log, append_run, &call);
+}
+
 void log_role_stop(struct node *node)
 {
     struct log_role *role = node->log;

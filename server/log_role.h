@@ -57,6 +57,11 @@ void log_role_stop(struct node *node); /* fiber of the log core; nothing is in f
 void log_role_reset(struct node *node, uint64_t index, uint64_t term,
                     struct wal_recovered *recovered);
 
+/* Any core's fiber, at start. Returns when entries (there may be none) and hard state are
+ * durable. */
+void log_role_append(struct node *node, const struct entry *entries, uint32_t entry_count,
+                     const struct hard_state *hard_state);
+
 /* Any core's fiber. Copies of the durable entries first.. up to last or about `bytes_max` of
  * payload (at least one entry). Returns how many, or wal_read()'s error. Free with
  * log_copy_destroy(). */

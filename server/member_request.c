@@ -41,8 +41,8 @@ static bool changes_quorum(enum request_kind kind)
            kind == REQUEST_MEMBER_PROMOTE;
 }
 
-static struct proposal *proposal_make(struct node *node, enum request_kind kind,
-                                      const struct member *member)
+struct proposal *member_request_make(struct node *node, enum request_kind kind,
+                                     const struct member *member)
 {
     struct proposal *proposal = NULL;
     uint8_t *body = malloc(MEMBER_BYTES_MAX);
@@ -80,7 +80,7 @@ static int propose_and_wait(struct node *node, enum request_kind kind, const str
     int error = membership_check(&node->membership, kind, member);
     if (error < 0)
         return error;
-    struct proposal *proposal = proposal_make(node, kind, member);
+    struct proposal *proposal = member_request_make(node, kind, member);
     if (proposal == NULL)
         return ERR_TOO_MANY_REQUESTS;
     fiber_event_init(&done);

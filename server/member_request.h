@@ -14,6 +14,7 @@
 #include "storage/log/request.h"
 
 struct node;
+struct proposal;
 
 struct member_requests {
     struct node *node;
@@ -28,6 +29,10 @@ void member_requests_destroy(struct member_requests *requests);
 /* Fiber. */
 must_check int member_request(struct node *node, enum request_kind kind,
                               const struct member *member);
+
+/* The entry that asks for it, with the next sequence; NULL: out of memory. */
+must_check struct proposal *member_request_make(struct node *node, enum request_kind kind,
+                                                const struct member *member);
 
 /* Fiber. Makes name and client addresses of this member known, if they are not yet. Tries once. */
 must_check int member_publish(struct node *node);

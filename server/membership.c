@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "consensus/config_change.h"
 #include "consensus/raft.h"
 #include "core/invariant.h"
 #include "core/logger.h"
@@ -210,31 +211,34 @@ int membership_decode_change(const struct entry *entry, struct raft_config_chang
     return error < 0 ? error : request_decode(request, change->context);
 }
 
-static int set_change(struct membership *membership, struct mvcc *mvcc, enum request_kind kind,
+/* In memory. */
+static int set_change(struct membership *membership, enum request_kind kind,
                       const struct member *member)
 {
-    char name[64];
-    struct member *known = member_find(&membership->set, member->id);
     switch (kind) {
-    case REQUEST_MEMBER_ADD: {
-        int error = member_insert(&membership->set, member);
-        return error < 0 ? error : member_store(mvcc, member);
-    }
+    case REQUEST_MEMBER_ADD:
+        return member_insert(&membership->set, member);
     case REQUEST_MEMBER_PROMOTE:
-        known->learner = false;
-        return member_store(mvcc, known);
-    case REQUEST_MEMBER_REMOVE: {
+        member_find(&membership->set, member->id)->learner = false;
+        return 0;
+    case REQUEST_MEMBER_REMOVE:
         member_remove(&membership->set, member->id);
-        int error = mvcc_meta_delete(mvcc, name_make(name, MEMBER_PREFIX, member->id));
-        if (error == 0)
-            error = removed_add(membership, member->id);
-        return error < 0 ? error
-                         : mvcc_meta_put(mvcc, name_make(name, REMOVED_PREFIX, member->id),
-                                         bytes_make(NULL, 0));
-    }
+        return removed_add(membership, member->id);
     default:
         return ERR_MALFORMED;
     }
+}
+
+static int set_store(const struct membership *membership, struct mvcc *mvcc, uint64_t id)
+{
+    char name[64];
+    const struct member *member = member_find(&membership->set, id);
+    if (member != NULL)
+        return member_store(mvcc, member);
+    int error = mvcc_meta_delete(mvcc, name_make(name, MEMBER_PREFIX, id));
+    return error < 0
+               ? error
+               : mvcc_meta_put(mvcc, name_make(name, REMOVED_PREFIX, id), bytes_make(NULL, 0));
 }
 
 /* Does the change do to the quorum what the request says? Both come in one entry. */
@@ -256,44 +260,88 @@ static bool change_matches(const struct raft_config_change *change, enum request
     return false;
 }
 
-int membership_apply_config(struct membership *membership, struct mvcc *mvcc, struct raft *raft,
-                            const struct entry *entry)
-{
+/* What an entry asks for. */
+struct asked {
     struct raft_config_change change;
     struct request request;
     struct member member;
-    if (entry->payload_bytes == 0) { /* a joint phase ends; the members are who they were */
-        change = (struct raft_config_change){.transition = RAFT_TRANSITION_AUTO};
-        int ended = raft_apply_config(raft, entry->index, &change);
-        if (ended < 0)
-            return ended;
-        membership->config = raft->config;
-        membership->config_index = entry->index;
-        return quorum_store(membership, mvcc);
+    bool ends_joint; /* nothing else: the members are who they were */
+};
+
+/* 0 when it may happen now. */
+static int asked_read(struct asked *asked, const struct membership *membership,
+                      const struct entry *entry)
+{
+    asked->ends_joint = entry->payload_bytes == 0;
+    if (asked->ends_joint) {
+        asked->change = (struct raft_config_change){.transition = RAFT_TRANSITION_AUTO};
+        return 0;
     }
-    int error = membership_decode_change(entry, &change, &request);
+    int error = membership_decode_change(entry, &asked->change, &asked->request);
     if (error == 0)
-        error = member_decode(request.body, &member);
-    if (error == 0 && !change_matches(&change, request.kind, &member))
+        error = member_decode(asked->request.body, &asked->member);
+    if (error == 0 && !change_matches(&asked->change, asked->request.kind, &asked->member))
         error = ERR_MALFORMED;
+    return error < 0 ? error : membership_check(membership, asked->request.kind, &asked->member);
+}
+
+int membership_apply_config(struct membership *membership, struct mvcc *mvcc, struct raft *raft,
+                            const struct entry *entry)
+{
+    struct asked asked;
+    int error = asked_read(&asked, membership, entry);
     if (error == 0)
-        error = membership_check(membership, request.kind, &member);
-    if (error == 0)
-        error = raft_apply_config(raft, entry->index, &change);
+        error = raft_apply_config(raft, entry->index, &asked.change);
     if (error < 0)
         return error;
-    error = set_change(membership, mvcc, request.kind, &member);
     membership->config = raft->config;
     membership->config_index = entry->index;
     membership->version++;
+    if (!asked.ends_joint) {
+        error = set_change(membership, asked.request.kind, &asked.member);
+        if (error == 0)
+            error = set_store(membership, mvcc, asked.member.id);
+        log_info("membership changed", LOG_TEXT("change", request_kind_name(asked.request.kind)),
+                 LOG_HEX("member", asked.member.id),
+                 LOG_U64("voters", membership->config.voters.count),
+                 LOG_U64("learners", membership->config.learners.count));
+    }
     if (error == 0)
         error = quorum_store(membership, mvcc);
     if (error == 0)
         membership_verify(membership);
-    log_info("membership changed", LOG_TEXT("change", request_kind_name(request.kind)),
-             LOG_HEX("member", member.id), LOG_U64("voters", membership->config.voters.count),
-             LOG_U64("learners", membership->config.learners.count));
     return error;
+}
+
+int membership_foresee(struct membership *ahead, const struct entry *entry)
+{
+    struct asked asked;
+    struct raft_config next;
+    int error = asked_read(&asked, ahead, entry);
+    if (error == 0)
+        error = config_change_apply(&ahead->config, &asked.change, &next);
+    if (error < 0)
+        return error;
+    ahead->config = next;
+    ahead->config_index = entry->index;
+    if (!asked.ends_joint)
+        error = set_change(ahead, asked.request.kind, &asked.member);
+    if (error == 0)
+        membership_verify(ahead);
+    return error;
+}
+
+int membership_copy(struct membership *to, const struct membership *from)
+{
+    *to = *from;
+    to->removed = NULL;
+    to->removed_count = to->removed_max = 0;
+    for (uint32_t i = 0; i < from->removed_count; i++) {
+        int error = removed_add(to, from->removed[i]);
+        if (error < 0)
+            return error;
+    }
+    return 0;
 }
 
 int membership_apply(struct membership *membership, struct mvcc *mvcc,

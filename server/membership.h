@@ -55,6 +55,11 @@ must_check int membership_check(const struct membership *membership, enum reques
 must_check int membership_apply_config(struct membership *membership, struct mvcc *mvcc,
                                        struct raft *raft, const struct entry *entry);
 
+/* What that would do to the members, on a copy that belongs to no state machine: for a start that
+ * must know who they are before its log is applied. */
+must_check int membership_copy(struct membership *to, const struct membership *from);
+must_check int membership_foresee(struct membership *ahead, const struct entry *entry);
+
 /* Apply loop. REQUEST_MEMBER_UPDATE or REQUEST_MEMBER_PUBLISH. */
 must_check int membership_apply(struct membership *membership, struct mvcc *mvcc,
                                 const struct request *request);

@@ -9,6 +9,7 @@
 #include "core/logger.h"
 #include "server/apply.h"
 #include "server/bootstrap.h"
+#include "server/force_new_cluster.h"
 #include "server/frontend.h"
 #include "server/leadership.h"
 #include "server/log_role.h"
@@ -212,27 +213,46 @@ static void start_from_log(const struct wal_recovered *recovered, struct node *n
     }
 }
 
-static int start_consensus(struct node *node, struct core *core,
-                           const struct wal_recovered *recovered)
+/* Above what the tables contain; 0: none. */
+static uint64_t first_damaged(struct node *node, const struct wal_recovered *recovered)
 {
+    struct faults faults;
+    if (recovered->fault_count == 0)
+        return 0;
+    faults_init(&faults);
+    log_role_faults(node, &faults);
+    uint64_t first = faults_first_after(&faults, mvcc_applied_index(node->mvcc));
+    faults_deinit(&faults);
+    return first;
+}
+
+static int start_consensus(struct node *node, struct core *core, struct wal_recovered *recovered)
+{
+    bool forced = node->config->force_new_cluster;
+    node->member_requests = member_requests_create(node);
+    if (node->member_requests == NULL)
+        return -ENOMEM;
+    int error = forced ? force_new_cluster(node, recovered) : 0;
+    if (error < 0)
+        return error;
     struct raft_start start = {
         .hard_state = recovered->hard_state,
         .last_index = recovered->last_index,
         .last_term = recovered->last_term,
         .applied_index = mvcc_applied_index(node->mvcc),
+        .damaged_index = first_damaged(node, recovered),
         .config = node->membership.config,
     };
     start_from_log(recovered, node, &start);
-    node->member_requests = member_requests_create(node);
-    if (node->member_requests == NULL)
-        return -ENOMEM;
     node->repair = repair_create(node, core);
     if (node->repair == NULL)
         return -ENOMEM;
-    int error = raft_driver_start(node, core, &start);
+    error = raft_driver_start(node, core, &start);
     if (error < 0)
         return error;
     repair_start(node->repair);
+    while (forced && apply_index(node->raft->apply) < recovered->last_index)
+        fiber_sleep_until(core_now_ns(core) + NS_PER_MS); /* the others are members until then */
     return peer_role_open(node->peers);
 }
 
@@ -352,13 +372,14 @@ static int has_unapplied_change(struct node *node, const struct wal_recovered *r
     return found;
 }
 
-/* A node that is alone has nobody to fetch damaged entries from. */
+/* A node that is alone, or will be, has nobody to fetch damaged entries from. */
 static int settle_faults(struct node *node, struct wal_recovered *recovered)
 {
-    if (recovered->verdict != WAL_VERDICT_FAULTY ||
-        has_peers(&node->membership.set, node->identity.member_id))
+    bool forced = node->config->force_new_cluster;
+    bool has_others = has_peers(&node->membership.set, node->identity.member_id);
+    if (recovered->verdict != WAL_VERDICT_FAULTY || (has_others && !forced))
         return 0;
-    int changed = has_unapplied_change(node, recovered);
+    int changed = forced ? 0 : has_unapplied_change(node, recovered);
     if (changed != 0)
         return changed < 0 ? refuse(node, "log", "", changed) : 0;
     if (recovered->fault_proven_count != 0)
@@ -414,6 +435,12 @@ static int start_identity(struct node *node, struct core *core)
     struct identity *identity = &node->identity;
     int known = identity_open(config, identity, &node->lock, node->failure, sizeof(node->failure));
     int error = known < 0 ? known : 0;
+    if (known == 0 && config->force_new_cluster) {
+        snprintf(node->failure, sizeof(node->failure),
+                 "--force-new-cluster: --data-dir %s holds no member whose data could be kept",
+                 config->data_dir);
+        return ERR_CONFIG;
+    }
     if (known == 0)
         error = bootstrap_identity(core, config, identity, node->failure, sizeof(node->failure));
     if (known == 0 && error == 0)

@@ -244,25 +244,20 @@ static void learn_addresses(struct peer_role *role, uint64_t id, struct bytes te
         log_warn("no room for another member's connections", LOG_HEX("member", id));
 }
 
-/* A member that we do not know yet (its addition is not applied here) is let in: Raft tells what
- * its messages are worth. */
 static int on_admit(void *context, const struct peer_greeting *greeting)
 {
     struct peer_role *role = context;
+    const struct raft_log *log = &role->node->raft->raft.log;
     const struct membership *membership = &role->node->membership;
-    const struct member *member = member_find(&membership->set, greeting->id);
     if (greeting->detail.size == 0)
         return ERR_MALFORMED;
-    if (membership_is_removed(membership, greeting->id))
-        return ERR_MEMBER_REMOVED;
-    if (greeting->id == role->node->identity.member_id)
-        return ERR_MEMBER_EXISTS;
-    if (member != NULL && member->name[0] != '\0' && greeting->detail.data[0] == GREETING_FRESH)
-        return ERR_MEMBER_BOOTSTRAPPED;
-    if (member == NULL)
+    int error = bootstrap_admit(membership, role->node->identity.member_id, greeting->id,
+                                greeting->detail.data[0] == GREETING_FRESH,
+                                log->applied_index >= log->committed_index);
+    if (error == 0 && member_find(&membership->set, greeting->id) == NULL)
         learn_addresses(role, greeting->id,
                         bytes_make(greeting->detail.data + 1, greeting->detail.size - 1));
-    return 0;
+    return error;
 }
 
 static void on_refused(void *context, uint64_t id, int error)

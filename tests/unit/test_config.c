@@ -43,7 +43,11 @@ Test(config, forms_of_a_flag)
     cr_expect_str_eq(config.listen_client.url[1].host, "::1");
     cr_assert_eq(load("--snapshot-count=10000", NULL, NULL), 0, "%s", reason);
     cr_expect_eq(config.warning_count, 1, "etcd's flag without meaning here warns once");
-    cr_assert_eq(load("--force-new-cluster=false", NULL, NULL), 0, "its default is harmless");
+    cr_assert_eq(load("--force-new-cluster=false", NULL, NULL), 0, "%s", reason);
+    cr_expect_not(config.force_new_cluster);
+    cr_assert_eq(load("--force-new-cluster", "--strict-reconfig-check=false", NULL), 0, "%s",
+                 reason);
+    cr_expect(config.force_new_cluster && !config.strict_reconfig_check);
 }
 
 Test(config, refusals_name_the_flag)

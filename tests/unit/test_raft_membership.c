@@ -437,6 +437,41 @@ Test(raft_membership, pitfall_24_what_a_log_tells_about_its_changes_at_a_start)
     }
 }
 
+/* What is damaged may be a change as well: nothing is concluded from what lies behind it. */
+Test(raft_membership, pitfall_24_a_damaged_entry_ends_what_a_log_tells)
+{
+    static const struct {
+        const char *why;
+        uint64_t damaged, in_group, alone; /* commit index */
+    } cases[] = {
+        {"none", 0, 3, 3},
+        {"the first", 1, 0, 0},
+        {"behind the first", 2, 0, 1},
+        {"behind the second", 4, 1, 1},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+        for (uint32_t voters = 1; voters <= 3; voters += 2) {
+            struct cluster cluster;
+            cluster_init(&cluster);
+            struct node *node = craft_node(&cluster, voters, "", 0, 0);
+            node_crash(node, 0);
+            for (uint64_t index = 1; index <= 6; index++) {
+                node->disk.entries[index] = (struct entry){.index = index, .term = 1};
+                disk_change(node, index, index % 2 == 1 && index <= 5 ? LEARN : NO_CHANGE);
+            }
+            node->disk.last_index = 6;
+            node->disk.hard_state = (struct hard_state){.term = 1};
+            node->disk.damaged_index = cases[i].damaged;
+            cr_assert_eq(node_restart(node), 0);
+            uint64_t want = voters == 1 ? cases[i].alone : cases[i].in_group;
+            cr_expect_eq(node->raft.log.committed_index, want, "%s, %u voters", cases[i].why,
+                         voters);
+            if (cases[i].damaged != 0)
+                cr_expect_eq(node->raft.log.config_index, 6, "unknown: %s", cases[i].why);
+            cluster_deinit(&cluster);
+        }
+}
+
 /* A lone voter that must first apply a change which leaves it alone leads without waiting. */
 Test(raft_membership, a_lone_voter_that_applied_a_change_hurries)
 {

@@ -62,6 +62,7 @@ struct node_disk {
     uint64_t last_index;
     struct entry *entries;  /* by index */
     uint64_t applied_index; /* of the state machine on disk, with its configuration */
+    uint64_t damaged_index; /* see struct raft_start */
     struct raft_config applied_config;
 };
 

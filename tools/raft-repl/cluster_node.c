@@ -51,6 +51,7 @@ static int node_start(struct node *node)
                          ? disk->compacted_term
                          : disk->entries[disk->last_index].term,
         .applied_index = disk->applied_index,
+        .damaged_index = disk->damaged_index,
         .config = disk->applied_config,
     };
     struct raft_storage storage = {.context = node,
