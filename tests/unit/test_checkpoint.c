@@ -26,7 +26,7 @@ static void write_some(uint32_t batches)
     }
 }
 
-/* The store goes on: flushes and compactions replace and remove the tables that are being linked. */
+/* The store goes on: flushes and compactions replace and remove what is being linked. */
 static void write_on(void *argument maybe_unused)
 {
     while (writing) {
