@@ -11,9 +11,10 @@
 #include "proto/rpc.pb-c.h"
 #include "server/membership.h"
 
-#define ASK_ROUND_NS  (500 * NS_PER_MS)
-#define ASK_ROUNDS    60
-#define ANSWER_NS_MAX (3 * NS_PER_S)
+#define ASK_ROUND_NS   (500 * NS_PER_MS)
+#define ASK_ROUNDS     60
+#define UNKNOWN_ROUNDS 10 /* in which members answered, and none knew this one */
+#define ANSWER_NS_MAX  (3 * NS_PER_S)
 
 /* ---- one question to one address ------------------------------------------------------------ */
 
@@ -104,71 +105,103 @@ static int members_from_messages(Etcdserverpb__Member **messages, size_t count,
     set->count = 0;
     for (size_t i = 0; i < count && error == 0; i++) {
         error = member_from_message(messages[i], &member);
+        if (error == 0 && (member.id == 0 || member_find(set, member.id) != NULL))
+            error = ERR_MALFORMED;
         if (error == 0)
-            error =
-                member_find(set, member.id) != NULL ? ERR_MALFORMED : member_insert(set, &member);
+            error = member_insert(set, &member);
     }
     return error;
 }
 
-/* Finds this process in the answer. ERR_CONFIG: the cluster does not know it (yet). */
-static int take_answer(const struct config *config, const uint8_t *answer, size_t bytes,
-                       struct identity *identity, char *reason, size_t reason_bytes)
+/* Takes over ids and first members, if this process is one that was added and never started. */
+static int answer_judge(const struct config *config, const Raftpb__JoinAnswer *message,
+                        const struct member_set *now, struct identity *identity, char *reason,
+                        size_t reason_bytes)
 {
-    struct member_set *now = calloc(1, sizeof(*now));
-    Raftpb__JoinAnswer *message = raftpb__join_answer__unpack(NULL, bytes, answer);
-    int error = now == NULL                                 ? -ENOMEM
-                : message == NULL || message->first == NULL ? ERR_MALFORMED
-                                                            : 0;
-    if (error == 0)
-        error = members_from_messages(message->members, message->n_members, now);
-    if (error == 0)
-        error = members_from_messages(message->first->members, message->first->n_members,
-                                      identity->first);
-    const struct member *own = error == 0 ? member_find_urls(now, &config->advertise_peer) : NULL;
-    if (error < 0)
-        snprintf(reason, reason_bytes, "a member's answer does not decode: %s", err_text(error));
-    else if (own == NULL) {
+    const struct member *own = member_find_urls(now, &config->advertise_peer);
+    if (identity->cluster_id != 0 && identity->cluster_id != message->cluster_id) {
+        snprintf(reason, reason_bytes,
+                 "--initial-cluster names members of two clusters, %llx and %llx",
+                 (unsigned long long)identity->cluster_id, (unsigned long long)message->cluster_id);
+        return ERR_CONFIG;
+    }
+    if (own == NULL) {
         snprintf(reason, reason_bytes,
                  "--initial-cluster-state existing: no member of the cluster has the address %s; "
                  "add it first (etcdctl member add)",
                  config->advertise_peer.url[0].text);
-        error = ERR_CONFIG;
-    } else if (own->name[0] != '\0') {
+        return ERR_NOT_FOUND;
+    }
+    if (own->name[0] != '\0') {
         snprintf(reason, reason_bytes,
                  "--initial-cluster-state existing: member %llx (%s) has already been "
                  "bootstrapped; its data directory was lost: remove it and add it again",
                  (unsigned long long)own->id, own->name);
-        error = ERR_CONFIG;
-    } else {
-        identity->member_id = own->id;
-        identity->cluster_id = message->cluster_id;
+        return ERR_CONFIG;
     }
+    identity->member_id = own->id;
+    identity->cluster_id = message->cluster_id;
+    return members_from_messages(message->first->members, message->first->n_members,
+                                 identity->first);
+}
+
+int bootstrap_take_answer(const struct config *config, struct bytes answer,
+                          struct identity *identity, char *reason, size_t reason_bytes)
+{
+    struct member_set *now = calloc(1, sizeof(*now));
+    Raftpb__JoinAnswer *message = raftpb__join_answer__unpack(NULL, answer.size, answer.data);
+    int error = now == NULL ? -ENOMEM : 0;
+    if (error == 0 && (message == NULL || message->first == NULL || message->cluster_id == 0))
+        error = ERR_MALFORMED;
+    if (error == 0)
+        error = members_from_messages(message->members, message->n_members, now);
+    if (error < 0)
+        snprintf(reason, reason_bytes, "a member's answer does not decode: %s", err_text(error));
+    else
+        error = answer_judge(config, message, now, identity, reason, reason_bytes);
     if (message != NULL)
         raftpb__join_answer__free_unpacked(message, NULL);
     free(now);
     return error;
 }
 
+/* ERR_UNAVAILABLE: it has no answer for us. */
+static int ask_member(struct core *core, const struct config *config, const struct member *member,
+                      struct bytes question, struct identity *identity, char *reason,
+                      size_t reason_bytes)
+{
+    struct peer_address addresses[PEER_ADDRESSES_MAX];
+    uint32_t count = member_addresses(&member->peer, addresses);
+    for (uint32_t i = 0; i < count; i++) {
+        size_t bytes;
+        uint8_t *answer = ask_address(core, &addresses[i], question, &bytes);
+        if (answer == NULL)
+            continue;
+        int error = bootstrap_take_answer(config, bytes_make(answer, bytes), identity, reason,
+                                          reason_bytes);
+        free(answer);
+        return error;
+    }
+    return ERR_UNAVAILABLE;
+}
+
+/* Asks all: one that lags may not know yet that this member was added, or that it had started. */
 static int join_round(struct core *core, const struct config *config,
                       const struct member_set *flagged, struct bytes question,
                       struct identity *identity, char *reason, size_t reason_bytes)
 {
-    struct peer_address addresses[PEER_ADDRESSES_MAX];
+    int result = ERR_UNAVAILABLE;
     for (uint32_t i = 0; i < flagged->count; i++) {
         const struct member *member = &flagged->members[i];
-        uint32_t count = member_addresses(&member->peer, addresses);
-        for (uint32_t a = 0; strcmp(member->name, config->name) != 0 && a < count; a++) {
-            size_t bytes;
-            uint8_t *answer = ask_address(core, &addresses[a], question, &bytes);
-            if (answer == NULL)
-                continue;
-            int error = take_answer(config, answer, bytes, identity, reason, reason_bytes);
-            free(answer);
+        if (strcmp(member->name, config->name) == 0)
+            continue;
+        int error = ask_member(core, config, member, question, identity, reason, reason_bytes);
+        if (error == 0 || (error == ERR_NOT_FOUND && result == ERR_UNAVAILABLE))
+            result = error;
+        else if (error != ERR_UNAVAILABLE && error != ERR_NOT_FOUND)
             return error;
-        }
     }
-    return ERR_UNAVAILABLE;
+    return result;
 }
 
 static int join(struct core *core, const struct config *config, const struct member_set *flagged,
@@ -176,6 +209,7 @@ static int join(struct core *core, const struct config *config, const struct mem
 {
     uint8_t bytes[CONFIG_URLS_MAX * sizeof(struct config_url)];
     char *texts[CONFIG_URLS_MAX];
+    uint32_t unknown = 0;
     Raftpb__JoinQuestion question = RAFTPB__JOIN_QUESTION__INIT;
     for (uint32_t i = 0; i < config->advertise_peer.count; i++)
         texts[question.n_peer_urls++] = (char *)config->advertise_peer.url[i].text;
@@ -185,10 +219,15 @@ static int join(struct core *core, const struct config *config, const struct mem
     for (uint32_t round = 0; round < ASK_ROUNDS; round++) {
         int error = join_round(core, config, flagged, bytes_make(bytes, size), identity, reason,
                                reason_bytes);
-        if (error != ERR_UNAVAILABLE)
+        unknown += error == ERR_NOT_FOUND;
+        if (unknown == UNKNOWN_ROUNDS)
+            return ERR_CONFIG;
+        if (error != ERR_UNAVAILABLE && error != ERR_NOT_FOUND)
             return error;
         if (round == 0)
-            log_warn("no member of the existing cluster answers; asking again");
+            log_warn(error == ERR_UNAVAILABLE
+                         ? "no member of the existing cluster answers; asking again"
+                         : "no member of the existing cluster knows this one yet; asking again");
         fiber_sleep_until(core_now_ns(core) + ASK_ROUND_NS);
     }
     snprintf(reason, reason_bytes,

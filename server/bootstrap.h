@@ -2,9 +2,10 @@
  * bootstrap.h - the first start of a member: who it is, in a new cluster or in one that exists.
  *
  * Story     New: every first member computes the same ids from the same --initial-cluster.
- *           Existing: the process asks the members named there who they are (a raftpb.JoinQuestion
- *           in a frame of kind question), finds itself among them by its peer addresses, and takes
- *           over cluster id, own id and the cluster's first members.
+ *           Existing: the process asks all members named there who they are (a
+ *           raftpb.JoinQuestion in a frame of kind question), finds itself among them by its peer
+ *           addresses, and takes over cluster id, own id and the cluster's first members. One
+ *           member that knows it as started is enough to refuse.
  * Owner     The raft core's start-up fiber.
  * Errors    ERR_CONFIG, ERR_UNAVAILABLE (no member answered) with one line in `reason`.
  * Source    facts on the etcd v3 API, 9; docs/formats/peer-frame.md.
@@ -18,6 +19,12 @@
 /* Fiber. Fills cluster id, member id and first members. */
 must_check int bootstrap_identity(struct core *core, const struct config *config,
                                   struct identity *identity, char *reason, size_t reason_bytes);
+
+/* Finds this process in one member's answer to a raftpb.JoinQuestion, and takes over what it says.
+ * ERR_NOT_FOUND: that member does not know it (yet). ERR_CONFIG: it had started before, or members
+ * of two clusters answer. ERR_MALFORMED. */
+must_check int bootstrap_take_answer(const struct config *config, struct bytes answer,
+                                     struct identity *identity, char *reason, size_t reason_bytes);
 
 /* May member `id` connect, which says that its log is `fresh`: empty? One that is known to have
  * started lost what it promised: it must not come back under its id. `caught_up`: this member has
