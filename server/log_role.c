@@ -10,6 +10,7 @@
 #include "server/message.h"
 #include "server/node_private.h"
 #include "server/remote.h"
+#include "server/snapshot_install.h"
 
 struct log_role {
     struct node *node;
@@ -175,6 +176,31 @@ int log_role_start(struct node *node, struct core *core, bool alone,
     return 0;
 }
 
+struct look {
+    const struct node *node;
+    uint64_t index, contained;
+    struct snapshot_log *found;
+};
+
+static void look_run(void *argument)
+{
+    struct look *look = argument;
+    const struct wal *wal = look->node->log->wal;
+    struct wal_fault fault;
+    *look->found = (struct snapshot_log){.base_index = wal_first_index(wal) - 1,
+                                         .term = wal_term(wal, look->index)};
+    for (uint32_t i = 0; wal_fault_get(wal, i, &fault); i++) /* in order */
+        if (fault.last_index > look->contained && look->found->fault_index == 0)
+            look->found->fault_index = u64_max(fault.first_index, look->contained + 1);
+}
+
+void log_role_look(const struct node *node, uint64_t index, uint64_t contained,
+                   struct snapshot_log *found)
+{
+    struct look look = {.node = node, .index = index, .contained = contained, .found = found};
+    remote_call(node->map.log, look_run, &look);
+}
+
 struct reset {
     struct node *node;
     uint64_t index, term;
@@ -203,6 +229,8 @@ static void reset_run(void *argument)
     recovered->first_index = reset->index + 1;
     recovered->last_index = recovered->base_index = reset->index;
     recovered->last_term = recovered->base_term = reset->term;
+    recovered->fault_count = recovered->fault_proven_count = 0;
+    recovered->fault_first_index = 0;
     recovered->verdict = WAL_VERDICT_OK;
 }
 

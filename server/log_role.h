@@ -15,6 +15,7 @@
 #include "storage/log/wal.h"
 
 struct node;
+struct snapshot_log;
 
 struct log_batch {
     struct raft_append append; /* for raft_persisted() */
@@ -51,6 +52,11 @@ void log_role_cut_unproven(struct node *node, struct wal_recovered *recovered);
 void log_role_faults(struct node *node, struct faults *faults);
 
 void log_role_stop(struct node *node); /* fiber of the log core; nothing is in flight */
+
+/* Any core's fiber, at start: what the log says about a snapshot up to `index`, if the tables hold
+ * everything up to `contained`. */
+void log_role_look(const struct node *node, uint64_t index, uint64_t contained,
+                   struct snapshot_log *found);
 
 /* Any core's fiber, at start: a snapshot up to (index, term) replaces what the log holds; the next
  * entry is index + 1. */

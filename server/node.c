@@ -22,6 +22,7 @@
 #include "server/remote.h"
 #include "server/repair.h"
 #include "server/snapshot_install.h"
+#include "storage/lsm/checkpoint.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
 
@@ -119,6 +120,9 @@ struct start_call {
     uint32_t core;
     struct wal_recovered recovered;
     bool alone; /* nobody else has copies of the log */
+    enum snapshot_install install;
+    struct snapshot_position snapshot; /* unless SNAPSHOT_NONE */
+    bool reset_log;                    /* it does not go on from the snapshot */
     int error;
 };
 
@@ -321,14 +325,53 @@ static bool has_peers(const struct member_set *members, uint64_t self)
     return members->count > 1 || (members->count == 1 && members->members[0].id != self);
 }
 
+/* A snapshot that was received and is still news: its tables take the place of ours. The log is
+ * open, the tables are not. */
+static int install_snapshot(struct node *node, struct start_call *call)
+{
+    const char *data_dir = node->config->data_dir;
+    const struct snapshot_position *position = &call->snapshot;
+    char tables[CONFIG_TEXT_BYTES + 8];
+    uint64_t contained = 0;
+    struct snapshot_log log;
+    if (call->install == SNAPSHOT_NONE)
+        return 0;
+    snprintf(tables, sizeof(tables), "%s/lsm", data_dir);
+    int error = call->install == SNAPSHOT_BEGUN ? 0 : lsm_stored_index(tables, &contained);
+    if (error < 0)
+        return error;
+    log_role_look(node, position->index, contained, &log);
+    bool wanted = call->install == SNAPSHOT_BEGUN || snapshot_is_news(position, &log);
+    call->reset_log = wanted && !snapshot_is_in_log(position, &log);
+    log_info(wanted ? "installing a snapshot" : "a snapshot is not needed any more",
+             LOG_U64("index", position->index), LOG_U64("term", position->term),
+             LOG_BOOL("keeps_log", wanted && !call->reset_log));
+    if (wanted)
+        return snapshot_install_exchange(data_dir);
+    call->install = SNAPSHOT_NONE;
+    return snapshot_install_discard(data_dir);
+}
+
+/* The tables are open: the log goes on after them, and what came needs no more care. */
+static int finish_snapshot(struct node *node, struct start_call *call)
+{
+    if (call->reset_log)
+        log_role_reset(node, call->snapshot.index, call->snapshot.term, &call->recovered);
+    return call->install == SNAPSHOT_NONE ? 0 : snapshot_install_end(node->config->data_dir);
+}
+
 /* The log, then the tables: each verifies all of its files before it changes one of them. What a
  * damaged log means depends on whether others have copies. A group that began with several members
  * is taken to have them still; of one that grew from a single member only the tables know. */
-static int start_storage(struct node *node, struct core *core, struct start_call *call,
-                         bool exchanged)
+static int start_storage(struct node *node, struct core *core, struct start_call *call)
 {
     const struct wal_recovered *recovered = &call->recovered;
-    call->alone = !has_peers(node->identity.first, node->identity.member_id);
+    int found = snapshot_install_find(node->config->data_dir, &call->snapshot);
+    if (found < 0)
+        return refuse(node, "snapshot", logger_last_error(), found);
+    call->install = (enum snapshot_install)found;
+    call->alone = found == SNAPSHOT_NONE && /* else somebody sent it */
+                  !has_peers(node->identity.first, node->identity.member_id);
     remote_call(node->map.log, start_log, call);
     int log_error = call->error;
     bool damaged =
@@ -337,9 +380,15 @@ static int start_storage(struct node *node, struct core *core, struct start_call
         return recovered->verdict == WAL_VERDICT_FENCED
                    ? refuse_fenced(node, recovered)
                    : refuse(node, "log", recovered->reason, log_error);
-    int error = start_tables(node, core, exchanged ? NULL : recovered);
+    int error = install_snapshot(node, call);
+    if (error < 0)
+        return refuse(node, "snapshot", logger_last_error(), error);
+    error = start_tables(node, core, call->reset_log ? NULL : recovered);
     if (error < 0)
         return refuse(node, "tables", logger_last_error(), error);
+    error = finish_snapshot(node, call);
+    if (error < 0)
+        return refuse(node, "snapshot", "", error);
     bool alone = !has_peers(&node->membership.set, node->identity.member_id);
     if (log_error < 0 && alone)
         return refuse(node, "log", recovered->reason, log_error);
@@ -395,19 +444,9 @@ static int start_roles(struct node *node, struct core *core, struct start_call *
         if (call->error < 0)
             return refuse(node, "LOCK", "", call->error);
     }
-    struct snapshot_position installed;
-    int exchanged = snapshot_install_begin(node->config, &installed);
-    if (exchanged < 0)
-        return refuse(node, "snapshot", "", exchanged);
-    int error = start_storage(node, core, call, exchanged == 1);
+    int error = start_storage(node, core, call);
     if (error < 0)
         return error;
-    if (exchanged == 1) {
-        log_role_reset(node, installed.index, installed.term, &call->recovered);
-        error = snapshot_install_end(node->config);
-        if (error < 0)
-            return refuse(node, "snapshot", "", error);
-    }
     error = settle_faults(node, &call->recovered);
     if (error < 0)
         return error;

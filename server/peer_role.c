@@ -13,8 +13,7 @@
 #include "server/peer_codec.h"
 #include "server/raft_driver.h"
 #include "server/repair.h"
-#include "server/snapshot_receive.h"
-#include "server/snapshot_send.h"
+#include "server/snapshot_node.h"
 
 #define SILENCE_NS_MIN (3 * NS_PER_S)
 
@@ -415,8 +414,8 @@ int peer_role_start(struct node *node, struct core *core)
     role->entry_pointers = malloc(PEER_ENTRIES_MAX * sizeof(*role->entry_pointers));
     role->catch_up = catch_up_create(role, core);
     role->forward = forward_create(node->raft);
-    role->snapshot_send = snapshot_send_create(node, core);
-    role->snapshot_receive = snapshot_receive_create(node, core);
+    role->snapshot_send = snapshot_node_sender(node, core);
+    role->snapshot_receive = snapshot_node_receiver(node, core);
     failover_init(&role->failover, node, core);
     greeting_make(role);
     uint64_t silence_ns = 3 * node->config->election_timeout_ms * NS_PER_MS;
@@ -458,10 +457,10 @@ void peer_role_stop(struct peer_role *role)
         role->listeners = listener->next;
         free(listener);
     }
+    peers_stop(role->peers); /* no frame comes in any more for what goes now */
     catch_up_destroy(role->catch_up);
     snapshot_send_destroy(role->snapshot_send);
     snapshot_receive_destroy(role->snapshot_receive);
-    peers_stop(role->peers);
     peers_destroy(role->peers);
     role->peers = NULL;
 }

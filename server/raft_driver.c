@@ -8,6 +8,7 @@
 #include "core/probe.h"
 #include "server/apply.h"
 #include "server/forward.h"
+#include "server/log_retain.h"
 #include "server/message.h"
 #include "server/node_private.h"
 #include "server/peer_role.h"
@@ -19,9 +20,6 @@
 
 /* Longer than any connection core waits. */
 #define READ_WAIT_NS_MAX (120 * NS_PER_S)
-
-/* Kept of the log, below what tables contain, for members that lag. */
-#define LOG_TAIL_BYTES (256 * MIB)
 
 /* ---- the log lane --------------------------------------------------------------------------- */
 
@@ -329,15 +327,36 @@ void raft_driver_applied(struct raft_driver *driver, uint64_t index)
     reads_release(driver);
 }
 
+/* What the leader's members that answer have, or will have when their snapshot arrived. */
+static uint64_t log_wanted(const struct raft_driver *driver)
+{
+    const struct raft *raft = &driver->raft;
+    uint64_t wanted = UINT64_MAX;
+    for (uint32_t i = 0; i < raft->peer_count && raft->role == RAFT_ROLE_LEADER; i++) {
+        const struct raft_peer *peer = raft->peers[i];
+        uint64_t sent = snapshot_send_index(driver->node->peers->snapshot_send, peer->id);
+        if (peer->id != raft->options.id && (sent != 0 || peer->recent_active))
+            wanted = u64_min(wanted, u64_max(sent, peer->match_index));
+    }
+    return wanted;
+}
+
 /* What flushed tables contain, the log need not keep, but for a tail that serves members that lag.
  */
 static void release_log(struct raft_driver *driver)
 {
     uint64_t flushed = lsm_flushed_index(driver->node->lsm);
     uint64_t index = u64_min(flushed, driver->raft.log.applied_index);
-    if (driver->raft.peer_count > 1)
-        index = log_notes_excess(&driver->notes, index,
-                                 buggify("driver: no tail of the log") ? 0 : LOG_TAIL_BYTES);
+    if (driver->raft.peer_count > 1) {
+        struct log_retain retain = {
+            .contained = index,
+            .tail_bytes = buggify("driver: no tail of the log") ? 0 : LOG_TAIL_BYTES,
+            .wanted = log_wanted(driver),
+            .space_low =
+                atomic_load_explicit(&driver->node->shared.log_space_low, memory_order_relaxed),
+        };
+        index = log_retain_limit(&driver->notes, &retain);
+    }
     raft_driver_release(driver, index);
 }
 

@@ -5,8 +5,9 @@
 #include "core/err.h"
 #include "core/invariant.h"
 
-/* An offer: index u64, term u64, count u32, zero u32; then per file bytes u64, name[32]. */
-#define OFFER_FIXED_BYTES 24
+/* An offer: transfer u64, index u64, term u64, count u32, zero u32; then per file bytes u64,
+ * name[32]. */
+#define OFFER_FIXED_BYTES 32
 #define OFFER_FILE_BYTES  (8 + SNAPSHOT_NAME_BYTES)
 
 struct snapshot_place snapshot_place(const struct snapshot_files *files, uint64_t position)
@@ -19,6 +20,12 @@ struct snapshot_place snapshot_place(const struct snapshot_files *files, uint64_
     return place;
 }
 
+bool snapshot_files_equal(const struct snapshot_files *a, const struct snapshot_files *b)
+{
+    return a->transfer == b->transfer && a->index == b->index && a->term == b->term &&
+           a->count == b->count && memcmp(a->files, b->files, a->count * sizeof(a->files[0])) == 0;
+}
+
 uint32_t snapshot_offer_bytes(const struct snapshot_files *files)
 {
     return OFFER_FIXED_BYTES + OFFER_FILE_BYTES * files->count;
@@ -26,10 +33,11 @@ uint32_t snapshot_offer_bytes(const struct snapshot_files *files)
 
 void snapshot_offer_encode(uint8_t *meta, const struct snapshot_files *files)
 {
-    le64_store(meta, files->index);
-    le64_store(meta + 8, files->term);
-    le32_store(meta + 16, files->count);
-    le32_store(meta + 20, 0);
+    le64_store(meta, files->transfer);
+    le64_store(meta + 8, files->index);
+    le64_store(meta + 16, files->term);
+    le32_store(meta + 24, files->count);
+    le32_store(meta + 28, 0);
     for (uint32_t i = 0; i < files->count; i++) {
         uint8_t *at = meta + OFFER_FIXED_BYTES + OFFER_FILE_BYTES * i;
         le64_store(at, files->files[i].bytes);
@@ -37,14 +45,15 @@ void snapshot_offer_encode(uint8_t *meta, const struct snapshot_files *files)
     }
 }
 
-/* A plain name in the directory, nothing that could lead out of it. */
+/* A plain name in the directory, nothing that could lead out of it, and zeros behind it. */
 static bool name_is_plain(const char *name)
 {
     size_t bytes = strnlen(name, SNAPSHOT_NAME_BYTES);
     if (bytes == 0 || bytes == SNAPSHOT_NAME_BYTES || name[0] == '.')
         return false;
-    for (size_t i = 0; i < bytes; i++)
-        if (!isalnum((unsigned char)name[i]) && name[i] != '.' && name[i] != '-')
+    for (size_t i = 0; i < SNAPSHOT_NAME_BYTES; i++)
+        if (i < bytes ? !isalnum((unsigned char)name[i]) && name[i] != '.' && name[i] != '-'
+                      : name[i] != 0)
             return false;
     return true;
 }
@@ -55,12 +64,13 @@ int snapshot_offer_decode(const struct peer_input *input, struct snapshot_files 
     uint32_t meta_bytes = input->header.meta_bytes;
     if (meta_bytes < OFFER_FIXED_BYTES)
         return ERR_MALFORMED;
-    files->index = le64_load(meta);
-    files->term = le64_load(meta + 8);
-    files->count = le32_load(meta + 16);
+    files->transfer = le64_load(meta);
+    files->index = le64_load(meta + 8);
+    files->term = le64_load(meta + 16);
+    files->count = le32_load(meta + 24);
     files->bytes = 0;
-    if (files->index == 0 || files->term == 0 || files->count == 0 ||
-        files->count > SNAPSHOT_FILES_MAX || le32_load(meta + 20) != 0 ||
+    if (files->transfer == 0 || files->index == 0 || files->term == 0 || files->count == 0 ||
+        files->count > SNAPSHOT_FILES_MAX || le32_load(meta + 28) != 0 ||
         meta_bytes != snapshot_offer_bytes(files))
         return ERR_MALFORMED;
     for (uint32_t i = 0; i < files->count; i++) {
@@ -69,17 +79,18 @@ int snapshot_offer_decode(const struct peer_input *input, struct snapshot_files 
         file->bytes = le64_load(at);
         memcpy(file->name, at + 8, SNAPSHOT_NAME_BYTES);
         if (file->bytes == 0 || !name_is_plain(file->name) ||
+            (i > 0 && strcmp(file[-1].name, file->name) >= 0) || /* none comes twice */
             __builtin_add_overflow(files->bytes, file->bytes, &files->bytes))
             return ERR_MALFORMED;
     }
     return 0;
 }
 
-/* index u64, position u64, state u32, zero u32 */
+/* transfer u64, position u64, state u32, zero u32 */
 void snapshot_status_encode(uint8_t meta[SNAPSHOT_STATUS_BYTES],
                             const struct snapshot_status *status)
 {
-    le64_store(meta, status->index);
+    le64_store(meta, status->transfer);
     le64_store(meta + 8, status->position);
     le32_store(meta + 16, status->state);
     le32_store(meta + 20, 0);
@@ -89,16 +100,16 @@ int snapshot_status_decode(const struct peer_input *input, struct snapshot_statu
 {
     if (input->header.meta_bytes != SNAPSHOT_STATUS_BYTES || le32_load(input->meta + 20) != 0)
         return ERR_MALFORMED;
-    status->index = le64_load(input->meta);
+    status->transfer = le64_load(input->meta);
     status->position = le64_load(input->meta + 8);
     status->state = le32_load(input->meta + 16);
     return status->state <= SNAPSHOT_FAILED ? 0 : ERR_MALFORMED;
 }
 
-/* index u64, position u64, crc u32, zero u32 */
+/* transfer u64, position u64, crc u32, zero u32 */
 void snapshot_chunk_encode(uint8_t meta[SNAPSHOT_CHUNK_META], const struct snapshot_chunk *chunk)
 {
-    le64_store(meta, chunk->index);
+    le64_store(meta, chunk->transfer);
     le64_store(meta + 8, chunk->position);
     le32_store(meta + 16, chunk->crc);
     le32_store(meta + 20, 0);
@@ -108,7 +119,7 @@ int snapshot_chunk_decode(const struct peer_input *input, struct snapshot_chunk 
 {
     if (input->header.meta_bytes != SNAPSHOT_CHUNK_META || le32_load(input->meta + 20) != 0)
         return ERR_MALFORMED;
-    chunk->index = le64_load(input->meta);
+    chunk->transfer = le64_load(input->meta);
     chunk->position = le64_load(input->meta + 8);
     chunk->crc = le32_load(input->meta + 16);
     return 0;

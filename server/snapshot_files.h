@@ -2,7 +2,8 @@
  * snapshot_files.h - what a snapshot consists of, and what its sender and receiver tell each other.
  *
  * Story     All files, in the order of the offer, are one run of bytes; a position is an offset
- *           in it.
+ *           in it. A transfer has a random number of its own, drawn when its files were fixed: the
+ *           same number names the same bytes, also after a reconnect or a restart of the receiver.
  * Owner     Plain values and their codec.
  * Errors    ERR_MALFORMED.
  * Source    docs/formats/peer-frame.md.
@@ -21,9 +22,10 @@ struct snapshot_file {
 };
 
 struct snapshot_files {
+    uint64_t transfer;    /* not 0 */
     uint64_t index, term; /* everything up to here is in it */
     uint64_t bytes;       /* of all files */
-    uint32_t count;
+    uint32_t count;       /* names ascend */
     struct snapshot_file files[SNAPSHOT_FILES_MAX];
 };
 
@@ -35,18 +37,27 @@ struct snapshot_place {
 /* position < files->bytes */
 struct snapshot_place snapshot_place(const struct snapshot_files *files, uint64_t position);
 
-enum snapshot_state { SNAPSHOT_WANTED = 0, SNAPSHOT_COMPLETE = 1, SNAPSHOT_FAILED = 2 };
+bool snapshot_files_equal(const struct snapshot_files *a, const struct snapshot_files *b);
+
+enum snapshot_state {
+    SNAPSHOT_WANTED = 0,   /* bytes from `position` on are missing, or all are there and are being
+                            * verified and installed */
+    SNAPSHOT_COMPLETE = 1, /* the receiver's log or tables hold everything up to its index */
+    SNAPSHOT_FAILED = 2,
+};
 
 struct snapshot_status {
-    uint64_t index;    /* which snapshot */
-    uint64_t position; /* everything below is written */
+    uint64_t transfer;
+    uint64_t position; /* everything below is received */
     uint32_t state;    /* enum snapshot_state */
 };
 
 struct snapshot_chunk {
-    uint64_t index, position;
+    uint64_t transfer, position;
     uint32_t crc; /* crc32c of the payload */
 };
+
+#define SNAPSHOT_CHUNK_BYTES ((uint32_t)64 * 1024)
 
 #define SNAPSHOT_STATUS_BYTES 24
 #define SNAPSHOT_CHUNK_META   24

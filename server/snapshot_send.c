@@ -5,44 +5,51 @@
 #include <stdlib.h>
 
 #include "core/crc32c.h"
+#include "core/err.h"
 #include "core/invariant.h"
 #include "core/logger.h"
-#include "server/node_private.h"
 #include "server/peer_codec.h"
-#include "server/peer_role.h"
-#include "server/raft_driver.h"
 #include "server/snapshot_files.h"
 #include "server/snapshot_install.h"
-#include "storage/lsm/checkpoint.h"
 
-#define POLL_NS        (2 * NS_PER_MS)
-#define SILENCE_NS_MAX (30 * NS_PER_S) /* without progress: failed */
-#define OFFER_NS       (1 * NS_PER_S)  /* repeated until the receiver answers */
+#define POLL_NS          (2 * NS_PER_MS)
+#define OFFER_NS         (1 * NS_PER_S) /* without an answer or a move: offered once more */
+#define BURST_NS         (5 * NS_PER_MS)
+#define POSITION_UNKNOWN UINT64_MAX
 
 struct snapshot_send {
-    struct node *node;
+    const struct snapshot_send_calls *calls;
+    void *context;
     struct core *core;
     uint64_t to; /* 0: idle */
     bool running, stopping;
     struct fiber_event *stopped;
-    struct snapshot_files files;
-    char dir[CONFIG_TEXT_BYTES + 64];
+    struct snapshot_files files; /* transfer 0: not fixed yet */
+    char dir[SNAPSHOT_PATH_BYTES];
 
-    /* What the receiver said last. */
+    /* What the receiver said last, if the fiber has not looked at it yet. */
     bool answered;
     struct snapshot_status status;
+
+    uint64_t position;     /* of the next chunk; POSITION_UNKNOWN: the receiver is to say */
+    uint64_t acknowledged; /* the highest position that it told */
+    uint64_t moved_ns;     /* when that grew, or it said that it works on the whole */
+    uint64_t heard_ns, offered_ns;
+    uint64_t due_ns; /* of the next chunk, by the rate */
 
     uint8_t chunk[SNAPSHOT_CHUNK_BYTES];
 };
 
-struct snapshot_send *snapshot_send_create(struct node *node, struct core *core)
+struct snapshot_send *snapshot_send_create(struct core *core, const char *data_dir,
+                                           const struct snapshot_send_calls *calls, void *context)
 {
     struct snapshot_send *send = calloc(1, sizeof(*send));
     if (send == NULL)
         return NULL;
-    send->node = node;
+    send->calls = calls;
+    send->context = context;
     send->core = core;
-    snprintf(send->dir, sizeof(send->dir), "%s/" SNAPSHOT_OUTGOING, node->config->data_dir);
+    snprintf(send->dir, sizeof(send->dir), "%s/" SNAPSHOT_OUTGOING, data_dir);
     return send;
 }
 
@@ -50,7 +57,6 @@ struct snapshot_send *snapshot_send_create(struct node *node, struct core *core)
 
 struct listing {
     struct snapshot_files *files;
-    const char *dir;
     bool too_many;
 };
 
@@ -65,52 +71,64 @@ static void file_found(void *context, const char *name)
     snprintf(files->files[files->count++].name, SNAPSHOT_NAME_BYTES, "%s", name);
 }
 
+static int by_name(const void *a, const void *b)
+{
+    const struct snapshot_file *left = a, *right = b;
+    return strcmp(left->name, right->name);
+}
+
 static int prepare(struct snapshot_send *send)
 {
     struct snapshot_files *files = &send->files;
-    struct node *node = send->node;
-    struct listing listing = {.files = files, .dir = send->dir};
-    memset(files, 0, sizeof(*files));
+    struct listing listing = {.files = files};
     int error = snapshot_remove_directory(send->dir);
     if (error == 0)
-        error =
-            lsm_checkpoint(node->lsm, node->raft_reader, send->dir, &files->index, &files->term);
+        error = send->calls->checkpoint(send->context, send->dir, &files->index, &files->term);
     if (error == 0)
         error = reactor_list(core_reactor(send->core), send->dir, file_found, &listing);
+    if (error == 0 && listing.too_many)
+        error = ERR_LIMIT;
+    qsort(files->files, files->count, sizeof(files->files[0]), by_name);
     for (uint32_t i = 0; error == 0 && i < files->count; i++) {
-        char path[sizeof(send->dir) + SNAPSHOT_NAME_BYTES + 2];
+        char path[SNAPSHOT_PATH_BYTES + SNAPSHOT_NAME_BYTES];
         struct io_stat stat;
         snprintf(path, sizeof(path), "%s/%s", send->dir, files->files[i].name);
         error = await_stat(path, &stat);
         files->files[i].bytes = stat.bytes;
         files->bytes += stat.bytes;
     }
-    return error == 0 && listing.too_many ? ERR_LIMIT : error;
+    if (error == 0)
+        files->transfer = reactor_random(core_reactor(send->core)) | 1;
+    return error;
 }
 
-static bool send_offer(struct snapshot_send *send)
+/* ---- frames --------------------------------------------------------------------------------- */
+
+static void send_offer(struct snapshot_send *send)
 {
     struct peer_frame_out frame = {.kind = PEER_MESSAGE_SNAPSHOT_OFFER,
                                    .lane = PEER_LANE_SNAPSHOT,
                                    .to = send->to,
                                    .meta_bytes = snapshot_offer_bytes(&send->files)};
-    struct peers *peers = send->node->peers->peers;
-    uint8_t *meta = peers_send_begin(peers, &frame);
+    uint8_t *meta = malloc(frame.meta_bytes);
     if (meta == NULL)
-        return false;
+        return; /* once more later */
     snapshot_offer_encode(meta, &send->files);
-    peers_send_end(peers, &frame);
-    peers_flush(peers);
-    return true;
+    if (send->calls->send(send->context, &frame, meta, NULL)) {
+        send->offered_ns = core_now_ns(send->core);
+        send->position = POSITION_UNKNOWN;
+    }
+    free(meta);
 }
 
-/* The chunk at `position` of all files together. Bytes sent, 0: not now, or an error. */
-static int send_chunk(struct snapshot_send *send, uint64_t position)
+/* The chunk at `position`. Bytes sent, 0: not now, or an error. */
+static int send_chunk(struct snapshot_send *send)
 {
-    struct snapshot_place place = snapshot_place(&send->files, position);
+    struct snapshot_place place = snapshot_place(&send->files, send->position);
     const struct snapshot_file *from = &send->files.files[place.file];
-    char path[sizeof(send->dir) + SNAPSHOT_NAME_BYTES + 2];
+    char path[SNAPSHOT_PATH_BYTES + SNAPSHOT_NAME_BYTES];
     struct io_file file;
+    uint64_t position = send->position;
     uint32_t bytes = (uint32_t)u64_min(SNAPSHOT_CHUNK_BYTES, from->bytes - place.offset);
     snprintf(path, sizeof(path), "%s/%s", send->dir, from->name);
     int error = await_open(path, IO_OPEN_READ, &file);
@@ -121,71 +139,99 @@ static int send_chunk(struct snapshot_send *send, uint64_t position)
     await_close(&file);
     if (got != (int32_t)bytes)
         return got < 0 ? got : ERR_CORRUPT;
-    struct snapshot_chunk chunk = {
-        .index = send->files.index, .position = position, .crc = crc32c(0, send->chunk, bytes)};
+    uint8_t meta[SNAPSHOT_CHUNK_META];
+    struct snapshot_chunk chunk = {.transfer = send->files.transfer,
+                                   .position = position,
+                                   .crc = crc32c(0, send->chunk, bytes)};
     struct peer_frame_out frame = {.kind = PEER_MESSAGE_SNAPSHOT_CHUNK,
                                    .lane = PEER_LANE_SNAPSHOT,
                                    .to = send->to,
                                    .meta_bytes = SNAPSHOT_CHUNK_META,
                                    .payload_bytes = bytes};
-    struct peers *peers = send->node->peers->peers;
-    uint8_t *meta = peers_send_begin(peers, &frame);
-    if (meta == NULL)
-        return 0;
     snapshot_chunk_encode(meta, &chunk);
-    memcpy(meta + SNAPSHOT_CHUNK_META, send->chunk, bytes);
-    peers_send_end(peers, &frame);
-    peers_flush(peers);
-    return (int)bytes;
+    return send->calls->send(send->context, &frame, meta, send->chunk) ? (int)bytes : 0;
 }
+
+/* ---- a transfer ----------------------------------------------------------------------------- */
 
 static bool is_current(const struct snapshot_send *send)
 {
-    return !send->stopping && send->node->raft->raft.role == RAFT_ROLE_LEADER;
+    return !send->stopping && send->calls->is_wanted(send->context, send->to);
+}
+
+static void take_answer(struct snapshot_send *send, uint64_t now_ns)
+{
+    const struct snapshot_status *status = &send->status;
+    send->answered = false;
+    send->heard_ns = now_ns;
+    if (send->position == POSITION_UNKNOWN)
+        send->position = status->position;
+    if (status->position > send->acknowledged || status->position == send->files.bytes)
+        send->moved_ns = now_ns; /* at the end it verifies, and starts again: that may take long */
+    send->acknowledged = status->position;
+}
+
+/* Nothing may leave now. When to look again; 0: something may. */
+static uint64_t wait_until(const struct snapshot_send *send, uint64_t now_ns)
+{
+    bool blocked = send->position == POSITION_UNKNOWN || send->position >= send->files.bytes ||
+                   send->position >= send->acknowledged + SNAPSHOT_WINDOW_BYTES;
+    if (blocked)
+        return now_ns + POLL_NS;
+    return send->due_ns > now_ns ? send->due_ns : 0;
+}
+
+static bool is_offer_due(const struct snapshot_send *send, uint64_t now_ns)
+{
+    return now_ns - u64_max(send->heard_ns, send->offered_ns) > OFFER_NS || send->offered_ns == 0;
 }
 
 /* 0 when the receiver has it all. */
 static int stream(struct snapshot_send *send)
 {
-    uint64_t position = 0, progress_ns = core_now_ns(send->core), offered_ns = 0;
-    uint64_t acknowledged = 0, began_ns = progress_ns, sent_bytes = 0;
+    send->position = POSITION_UNKNOWN;
+    send->acknowledged = send->offered_ns = send->due_ns = 0;
+    send->moved_ns = send->heard_ns = core_now_ns(send->core);
     send->answered = false;
     while (is_current(send)) {
         uint64_t now_ns = core_now_ns(send->core);
-        if (now_ns - progress_ns > SILENCE_NS_MAX)
+        if (send->answered) {
+            if (send->status.state != SNAPSHOT_WANTED)
+                return send->status.state == SNAPSHOT_COMPLETE ? 0 : ERR_UNAVAILABLE;
+            take_answer(send, now_ns);
+        }
+        if (now_ns - send->moved_ns > SNAPSHOT_SILENCE_NS)
             return -ETIMEDOUT;
-        if (send->answered && send->status.state != SNAPSHOT_WANTED)
-            return send->status.state == SNAPSHOT_COMPLETE ? 0 : ERR_CORRUPT;
-        bool connected = peers_connected(send->node->peers->peers, send->to, PEER_LANE_SNAPSHOT);
+        bool connected = send->calls->is_connected(send->context, send->to);
         if (!connected)
-            send->answered = false; /* offered again: it says where to go on */
-        if (!send->answered) {
-            if (connected && now_ns - offered_ns > OFFER_NS && send_offer(send))
-                offered_ns = now_ns;
-            position = UINT64_MAX;
-            fiber_sleep_until(now_ns + POLL_NS);
+            send->position = POSITION_UNKNOWN; /* what was on its way may be lost */
+        else if (is_offer_due(send, now_ns))
+            send_offer(send);
+        uint64_t wait_ns = wait_until(send, now_ns);
+        if (wait_ns > 0) {
+            fiber_sleep_until(wait_ns);
             continue;
         }
-        if (position == UINT64_MAX)
-            position = send->status.position;
-        if (send->status.position > acknowledged)
-            progress_ns = now_ns;
-        acknowledged = u64_max(acknowledged, send->status.position);
-        bool early = sent_bytes > (now_ns - began_ns) / 1000 * (SNAPSHOT_BYTES_PER_S / 1000) / 1000;
-        if (position >= send->files.bytes || early ||
-            position - send->status.position >= SNAPSHOT_WINDOW_BYTES) {
-            fiber_sleep_until(now_ns + POLL_NS);
-            continue;
-        }
-        int sent = send_chunk(send, position);
+        int sent = send_chunk(send);
         if (sent < 0)
             return sent;
-        if (sent == 0)
+        if (sent == 0) {
             fiber_sleep_until(now_ns + POLL_NS);
-        position += (uint32_t)sent;
-        sent_bytes += (uint32_t)sent;
+            continue;
+        }
+        send->position += (uint32_t)sent;
+        send->due_ns = u64_max(send->due_ns, now_ns - BURST_NS) +
+                       (uint64_t)sent * NS_PER_S / SNAPSHOT_BYTES_PER_S;
     }
     return ERR_CANCELED;
+}
+
+/* What failed now will mostly fail at once again: a full disk, a member that went away. */
+static void rest(const struct snapshot_send *send)
+{
+    uint64_t until_ns = core_now_ns(send->core) + SNAPSHOT_RETRY_NS;
+    while (is_current(send) && core_now_ns(send->core) < until_ns)
+        fiber_sleep_until(core_now_ns(send->core) + 50 * NS_PER_MS);
 }
 
 static void send_run(void *argument)
@@ -200,12 +246,15 @@ static void send_run(void *argument)
         error = stream(send);
     log_info("snapshot ended", LOG_HEX("member", send->to),
              LOG_U64("ms", (core_now_ns(send->core) - began_ns) / NS_PER_MS), LOG_ERROR(error));
-    raft_report_snapshot(&send->node->raft->raft, send->to, error == 0);
-    error = snapshot_remove_directory(send->dir);
+    int removed = snapshot_remove_directory(send->dir);
+    if (removed < 0)
+        log_warn("links of a sent snapshot stay", LOG_TEXT("dir", send->dir), LOG_ERROR(removed));
     if (error < 0)
-        log_warn("links of a sent snapshot stay", LOG_TEXT("dir", send->dir), LOG_ERROR(error));
+        rest(send);
+    uint64_t to = send->to;
     send->to = 0;
     send->running = false;
+    send->calls->ended(send->context, to, error == 0);
     if (send->stopped != NULL)
         fiber_event_signal(send->stopped);
 }
@@ -215,10 +264,16 @@ bool snapshot_send_is_idle(const struct snapshot_send *send)
     return send->to == 0 && !send->stopping;
 }
 
+uint64_t snapshot_send_index(const struct snapshot_send *send, uint64_t to)
+{
+    return send->to == to && send->running ? send->files.index : 0;
+}
+
 void snapshot_send_start(struct snapshot_send *send, uint64_t to)
 {
     invariant(send->to == 0); /* who asks looks first */
     send->to = to;
+    memset(&send->files, 0, sizeof(send->files));
 }
 
 void snapshot_send_turn(struct snapshot_send *send)
@@ -233,8 +288,8 @@ int snapshot_send_status(struct snapshot_send *send, const struct peer_input *in
     int error = snapshot_status_decode(input, &status);
     if (error < 0)
         return error;
-    if (input->header.from != send->to || status.index != send->files.index ||
-        status.position > send->files.bytes)
+    if (input->header.from != send->to || send->files.transfer == 0 ||
+        status.transfer != send->files.transfer || status.position > send->files.bytes)
         return 0; /* about an earlier one */
     send->status = status;
     send->answered = true;

@@ -17,6 +17,15 @@
 must_check int lsm_checkpoint(struct lsm *lsm, struct lsm_reader *reader, const char *dir,
                               uint64_t *index, uint64_t *term);
 
+/* Any core's fiber. Reads every block of the checkpoint in `dir`, by name, size and checksum, and
+ * compares what it holds with index and term: 0, ERR_CORRUPT (logged with file and reason), -errno,
+ * or ERR_CANCELED soon after `*cancel` became true. Changes nothing. */
+must_check int lsm_checkpoint_verify(const char *dir, uint64_t index, uint64_t term,
+                                     const bool *cancel);
+
+/* Any core's fiber. What the store in `dir`, which is not open, holds; 0 when there is none. */
+must_check int lsm_stored_index(const char *dir, uint64_t *index);
+
 /* What a checkpoint made now would hold. */
 void lsm_checkpoint_position(const struct lsm *lsm, uint64_t *index, uint64_t *term);
 
