@@ -22,7 +22,7 @@ type recovery struct {
 	keys    int
 }
 
-func newRecovery(t *testing.T) *recovery {
+func newRecovery(t *testing.T, flags ...string) *recovery {
 	t.Helper()
 	bin, err := harness.Raftd()
 	if err != nil {
@@ -37,7 +37,8 @@ func newRecovery(t *testing.T) *recovery {
 			os.RemoveAll(dir)
 		}
 	})
-	c, err := harness.NewCluster(bin, dir, 3, "--cores", "1", "--memory-limit", "134217728", "--log-level", "warn")
+	flags = append(flags, "--cores", "1", "--memory-limit", "134217728", "--log-level", "warn")
+	c, err := harness.NewCluster(bin, dir, 3, flags...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,4 +252,19 @@ func TestEmptiedDirectory(t *testing.T) {
 	}
 	r.cluster.Forget(wiped)
 	r.holds(r.grows(leader))
+}
+
+// With the check, members that were connected for less than five seconds are too new to be counted.
+func TestNoStrictReconfigCheck(t *testing.T) {
+	r := newRecovery(t, "--strict-reconfig-check=false")
+	added, err := r.cluster.Prepare()
+	r.must(err)
+	r.must(until("adding a member", func(ctx context.Context) error {
+		_, err := r.cluster.Add(ctx, added, r.cluster.Members[0], false)
+		if err != nil && strings.Contains(err.Error(), "unhealthy") {
+			t.Fatal(err)
+		}
+		return err
+	}))
+	r.must(added.Ready(memberLimit))
 }
