@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -154,6 +155,20 @@ func spread(all []measure, of func(measure) time.Duration) string {
 	return fmt.Sprintf("%d ms | %d ms | %d ms", at(0.5), at(0.99), at(1))
 }
 
+// machine names what the numbers belong to.
+func machine(root string) string {
+	cpu := "?"
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		_, line, _ := strings.Cut(string(text), "model name")
+		line, _, _ = strings.Cut(line, "\n")
+		cpu = strings.Trim(line, "\t :")
+	}
+	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	commit, _ := exec.Command("git", "-C", root, "rev-parse", "--short", "HEAD").Output()
+	return fmt.Sprintf("%s, %d cores, Linux %s; raftd at %s", cpu, runtime.NumCPU(),
+		strings.TrimSpace(string(release)), strings.TrimSpace(string(commit)))
+}
+
 func appendResults(table string) error {
 	root, err := harness.Root()
 	if err != nil {
@@ -164,8 +179,8 @@ func appendResults(table string) error {
 		return err
 	}
 	defer file.Close()
-	_, err = fmt.Fprintf(file, "\n## %s, failover\n\n- bench/failover: one clientv3 that knows all three members, %d requests in flight, "+
-		"attempts of %v, three members on one machine of %d cores\n\n%s", time.Now().UTC().Format("2006-01-02 15:04 UTC"),
-		workers, attempt, runtime.NumCPU(), table)
+	_, err = fmt.Fprintf(file, "\n## %s, bench/failover\n\n- %s\n- three members of each system on this machine; one clientv3 that knows "+
+		"all three, %d requests in flight, attempts of %v, tried again at once\n- gap: the longest time without a success; election timeout "+
+		"1 s, heartbeat 100 ms, the defaults of both\n\n%s", time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(root), workers, attempt, table)
 	return err
 }
