@@ -12,7 +12,8 @@
 // others and of all. Clients write and read through every member meanwhile, and what they saw has to
 // be linearizable (history.go): key by key, and by the revisions of all answers. TestPartitions puts
 // the members into network namespaces and cuts them off from each other, in one direction or both;
-// it needs root and nftables, and skips without. TestReplaceAll replaces every member by a new one.
+// it needs root and nftables, and skips without. TestReplaceAll replaces every member by a new one,
+// TestLaggard brings one back that was away for more than the log keeps.
 // TestPeerPort sends members noise, damaged, misdirected and old frames, and what was recorded in
 // another cluster.
 //
