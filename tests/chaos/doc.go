@@ -17,6 +17,10 @@
 // TestPeerPort sends members noise, damaged, misdirected and old frames, and what was recorded in
 // another cluster.
 //
+// TestRepair damages blocks in logs of stopped members, which get them back from the others;
+// TestFenced leaves nothing that tells what they were, and the member has to refuse. TestHangingDisk
+// freezes the file system below the leader; it needs root and loop devices, and skips without.
+//
 //	RAFTD     program under test   [build/release/bin/raftd]
 //	RAFTCTL   reads the log        [build/release/bin/raftctl]
 //	ROUNDS    how often to kill    [20; of a cluster 8; how often to cut: 9]
