@@ -10,7 +10,8 @@
  * Errors    ERR_CONFIG: the change is not legal here. ERR_MALFORMED: bytes that do not decode.
  *           ERR_LIMIT: more members than RAFT_MEMBERS_MAX.
  * Limits    RAFT_MEMBERS_MAX members over all sets together.
- * Source    docs/internals/raft.md, docs/decisions/joint-consensus.md; Ongaro 2014, chapter 4.
+ * Source    docs/internals/raft.md, docs/decisions/joint-consensus.md and
+ *           apply-time-configuration.md; Ongaro 2014, chapter 4.
  */
 #ifndef CONSENSUS_CONFIG_H
 #define CONSENSUS_CONFIG_H
