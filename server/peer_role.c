@@ -246,13 +246,12 @@ static void learn_addresses(struct peer_role *role, uint64_t id, struct bytes te
 static int on_admit(void *context, const struct peer_greeting *greeting)
 {
     struct peer_role *role = context;
-    const struct raft_log *log = &role->node->raft->raft.log;
     const struct membership *membership = &role->node->membership;
     if (greeting->detail.size == 0)
         return ERR_MALFORMED;
     int error = bootstrap_admit(membership, role->node->identity.member_id, greeting->id,
                                 greeting->detail.data[0] == GREETING_FRESH,
-                                log->applied_index >= log->committed_index);
+                                role->node->raft->raft.log.applied_index >= role->start_commit);
     if (error == 0 && member_find(&membership->set, greeting->id) == NULL)
         learn_addresses(role, greeting->id,
                         bytes_make(greeting->detail.data + 1, greeting->detail.size - 1));
@@ -380,6 +379,7 @@ static int listen_on(struct peer_role *role, const struct config_url *url)
 int peer_role_open(struct peer_role *role)
 {
     const struct config_urls *urls = &role->node->config->listen_peer;
+    role->start_commit = role->node->raft->raft.log.committed_index;
     for (uint32_t i = 0; i < urls->count; i++) {
         int error = listen_on(role, &urls->url[i]);
         if (error < 0)

@@ -42,6 +42,8 @@ struct peer_role {
     struct fiber_event *listeners_closed;
     char greeting[PEER_HELLO_BYTES_MAX - 64]; /* our own: flags, then peer addresses */
     uint64_t membership_version;              /* that the transport knows */
+    uint64_t start_commit; /* committed when this process began: until it is applied, who has
+                            * started before is not known */
 
     /* Messages that wait for an append: ring [held_first, held_first + held_count). */
     struct raft_message *held;
