@@ -68,10 +68,12 @@ static void on_repair(void *context, struct core *core maybe_unused,
 {
     struct log_role *role = context;
     struct log_repair *repair = (struct log_repair *)(uintptr_t)message->word[0];
+    bool cuts = repair->entry_count == 0;
     repair->role = role;
-    repair->wal = (struct wal_append){.kind = WAL_APPEND_REPAIR,
+    repair->wal = (struct wal_append){.kind = cuts ? WAL_APPEND_CUT : WAL_APPEND_REPAIR,
                                       .entries = repair->entries,
                                       .entry_count = repair->entry_count,
+                                      .index = repair->cut_to,
                                       .done = repair_durable};
     queue_link_init(&repair->wal.link);
     wal_append(role->wal, &repair->wal);

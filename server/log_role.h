@@ -28,10 +28,11 @@ struct log_batch {
 };
 
 /* Good copies of entries that are damaged here, to MESSAGE_LOG_REPAIR and back: durable, unless
- * another leader's entries took their places meanwhile. */
+ * another leader's entries took their places meanwhile. Or a cut. */
 struct log_repair {
     const struct entry *entries; /* ascending by one, of one term; payloads stay until it is back */
-    uint32_t entry_count;
+    uint32_t entry_count;        /* 0: */
+    uint64_t cut_to;             /* what lies behind this entry is dropped */
     struct wal_append wal;
     struct log_role *role;
 };

@@ -26,7 +26,7 @@ struct question {
 /* Entries of one answer on their way into our log. */
 struct copies {
     struct log_repair log;
-    struct peer_body *body;
+    struct peer_body *body; /* NULL: a cut */
     struct entry entries[];
 };
 
@@ -156,14 +156,29 @@ static bool may_be_dropped(const struct repair *repair)
            faults_dispensable(&repair->faults, &raft->config, raft->options.id);
 }
 
+/* Nothing of the tail may stay on disk: a leader that reads its log back for another member must not
+ * find what stood there before. It leads only when its vote is durable, and that is behind the cut. */
+static void cut_log(struct repair *repair, uint64_t last)
+{
+    struct copies *cut = calloc(1, sizeof(*cut));
+    if (cut == NULL)
+        fatal("out of memory for a cut of the log");
+    cut->log.cut_to = last;
+    repair->copies = cut;
+    struct mesh_message message = {.kind = MESSAGE_LOG_REPAIR, .word = {(uintptr_t)&cut->log}};
+    core_post(repair->core, repair->node->map.log, &message);
+}
+
 static void drop_tail(struct repair *repair)
 {
     struct raft *raft = raft_of(repair);
+    invariant(repair->copies == NULL);
     uint64_t first = repair->faults.runs[0].first, last = raft->log.last_index;
     log_warn("log entries that no member has were never committed; the log ends before them",
              LOG_U64("kept_to", first - 1), LOG_U64("dropped_to", last));
     repair->stats.dropped += last - first + 1;
     raft_drop_tail(raft, first);
+    cut_log(repair, first - 1);
     publish(repair);
 }
 
@@ -491,9 +506,10 @@ void repair_start(struct repair *repair)
 void repair_found(struct repair *repair, uint64_t index)
 {
     uint64_t term = 0;
-    if (repair->stopping || faults_find(&repair->faults, index) != NULL ||
-        raft_log_term(&raft_of(repair)->log, index, &term) != 0)
-        return; /* known, or gone meanwhile */
+    const struct raft_log *log = &raft_of(repair)->log;
+    if (repair->stopping || index > log->applied_index ||
+        faults_find(&repair->faults, index) != NULL || raft_log_term(log, index, &term) != 0)
+        return; /* on its way to the disk maybe, or known, or gone meanwhile */
     struct fault fault = {.first = index, .last = index, .term = term, .proven = true};
     log_error("a log entry cannot be read back; the other members are asked for it",
               LOG_U64("index", index));

@@ -45,7 +45,8 @@ void repair_start(struct repair *repair); /* consensus runs, nothing was taken f
 void repair_stop(struct repair *repair);  /* fiber: waits for reads and writes in progress */
 void repair_destroy(struct repair *repair);
 
-/* Entry `index`, applied here, could not be read back for another member: it counts as damaged. */
+/* Entry `index` could not be read back for another member: it counts as damaged, if it is applied
+ * here and so cannot be one that is just being replaced. */
 void repair_found(struct repair *repair, uint64_t index);
 
 /* Frames of kind PEER_MESSAGE_REPAIR_REQUEST and _ANSWER. Negative: no correct member sends it. */

@@ -18,6 +18,7 @@
 // another cluster.
 //
 // TestRepair damages blocks in logs of stopped members, which get them back from the others;
+// TestTornEverywhere tears the last block of every member at once, and the group gives it up;
 // TestFenced leaves nothing that tells what they were, and the member has to refuse. TestHangingDisk
 // freezes the file system below the leader; it needs root and loop devices, and skips without.
 //

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -207,5 +209,61 @@ func TestFenced(t *testing.T) {
 	}
 	if m.ExitCode() != 1 || !strings.Contains(m.Output(), "remove member") {
 		t.Fatalf("exit code %d: %s", m.ExitCode(), m.Tail(5))
+	}
+}
+
+// The power fails under load, and every member has torn the last block that it wrote: nobody can
+// tell whether it was acknowledged, and nobody has a good copy. The group gives it up and goes on.
+func TestTornEverywhere(t *testing.T) {
+	r := startCluster(t, seeded(t), 3)
+	client, err := open(r.cluster.Endpoints()...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	dropped := int64(0)
+	for try := 0; try < 8 && dropped == 0; try++ {
+		ctx, cancel := context.WithCancel(context.Background())
+		var writers sync.WaitGroup
+		for w := range 4 {
+			writers.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					_, _ = client.Put(ctx, fmt.Sprintf("%d/%d", w, i%100), strings.Repeat("v", 100+i%900))
+				}
+			})
+		}
+		r.between(300*time.Millisecond, 600*time.Millisecond)
+		for _, m := range r.cluster.Members { // all at once
+			_ = m.Signal(syscall.SIGSTOP)
+		}
+		for _, m := range r.cluster.Members {
+			if err := m.Kill(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cancel()
+		writers.Wait()
+		for _, m := range r.cluster.Members {
+			blocks := logBlocks(t, m)
+			damageBlock(t, m, blocks[len(blocks)-1], 20, flip)
+		}
+		if err := r.again(r.cluster.Members...); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.Put(context.Background(), "after", fmt.Sprint(try)); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.equal(); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range r.cluster.Members {
+			dropped += max(0, metric(m, "raft_log_dropped_entries_total"))
+		}
+	}
+	if dropped == 0 {
+		t.Error("it always ended otherwise: some member had a good copy, or only blocks without entries were torn")
+	}
+	if err := r.cluster.Ended(); err != nil {
+		t.Fatal(err)
 	}
 }
