@@ -124,6 +124,9 @@ int member_publish(struct node *node)
     if (known != NULL && strcmp(known->name, config->name) == 0 &&
         urls_equal(&known->client, &config->advertise_client))
         return 0;
+    /* Others take a member that has a name and no log for one whose disk was emptied. */
+    if (node->raft->raft.log.durable_index == 0 && !planted_bug(named_without_log))
+        return ERR_UNAVAILABLE;
     memcpy(own.name, config->name, sizeof(own.name));
     return member_request(node, REQUEST_MEMBER_PUBLISH, &own);
 }
