@@ -96,6 +96,11 @@ void sim_disk_power_cut(struct sim_disk *disk, enum sim_loss loss, struct prng *
 bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t offset, void *to,
                            uint32_t bytes);
 
+/* Damage at rest, on a disk that nobody uses: up to `bytes_max` bytes of a written page of the file
+ * turn into others. False: nothing of it was written. */
+bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, struct prng *prng,
+                  uint64_t *offset);
+
 /* A hash of all names, sizes and bytes, durable or not. */
 uint64_t sim_disk_hash(const struct sim_disk *disk);
 

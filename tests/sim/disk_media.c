@@ -45,3 +45,29 @@ bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t off
     }
     return true;
 }
+
+bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, struct prng *prng,
+                  uint64_t *offset)
+{
+    struct sim_inode *inode = durable_file(disk, path);
+    uint64_t written = 0;
+    for (uint64_t i = 0; inode != NULL && i < inode->page_count; i++)
+        written += inode->pages[i].durable != NULL && inode->pages[i].count == 0;
+    if (written == 0)
+        return false;
+    uint64_t number = 0, skip = prng_below(prng, written);
+    while (inode->pages[number].durable == NULL || inode->pages[number].count > 0 || skip-- > 0)
+        number++;
+    uint8_t bytes[SIM_PAGE_BYTES];
+    struct page *page = &inode->pages[number];
+    memcpy(bytes, page->durable->bytes, sizeof(bytes));
+    uint32_t count = 1 + (uint32_t)prng_below(prng, bytes_max);
+    uint32_t first = (uint32_t)prng_below(prng, SIM_PAGE_BYTES - count + 1);
+    first >>= 4 * prng_below(prng, 3); /* pages are full in front, and often empty behind */
+    for (uint32_t i = first; i < first + count; i++)
+        bytes[i] ^= (uint8_t)(1 + prng_below(prng, 255));
+    page_data_unref(page->durable);
+    page->durable = page_data_make(bytes);
+    *offset = number * SIM_PAGE_BYTES + first;
+    return true;
+}

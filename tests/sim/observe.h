@@ -20,6 +20,7 @@
 
 struct sim_observer {
     void (*log_opened)(struct wal *wal);
+    void (*log_closes)(void);
     void (*raft_starts)(const struct raft_options *options, const struct raft_start *start,
                         const struct raft_storage *storage);
     void (*raft_called)(const struct raft *raft);
@@ -59,6 +60,13 @@ static inline int observed_wal_open(const struct wal_options *options, struct wa
     return error;
 }
 #define wal_open(...) observed_wal_open(__VA_ARGS__)
+
+static inline void observed_wal_close(struct wal *wal)
+{
+    OBSERVE(log_closes);
+    wal_close(wal);
+}
+#define wal_close(...) observed_wal_close(__VA_ARGS__)
 
 static inline int observed_raft_init(struct raft *raft, const struct raft_options *options,
                                      const struct raft_storage *storage,

@@ -44,6 +44,7 @@ static void config_calm(struct whole_config *config, uint64_t calls_per_second)
     config->crashes = config->stalls = config->partitions = config->slow_cores = false;
     config->short_reads = config->buggify = config->pauses = config->compactions = false;
     config->operator_ns = 0;
+    config->rotting = 0;
 }
 
 void whole_config_draw(struct whole_config *config, const struct raftsim_options *options)
@@ -80,6 +81,10 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
         config->operator_ns = 50 * NS_PER_MS << prng_below(&prng, 6);
         config->safety_ns = u64_max(config->safety_ns, OPERATOR_NS_MIN);
     }
+    /* A majority of intact copies of everything, always: less than half of the nodes, the same ones
+     * throughout, and no others may come and go. */
+    if (config->crashes && config->operator_ns == 0 && prng_chance(&prng, 1, 2))
+        config->rotting = (config->nodes - 1) / 2;
     if (options->calm != 0)
         config_calm(config, options->calm);
     if (options->nodes != 0)
@@ -91,15 +96,16 @@ void whole_config_print(const struct whole_config *config, FILE *out)
     fprintf(out,
             "nodes=%u cores=%u sector=%u safety=%.0fs clients=%u reads=%u%% txns=%u%% deletes=%u%% "
             "compactions=%d think=%.0fms timeout=%" PRIu64 "ms value=%u operator every %.0fms\n"
-            "crashes=%d kills=%d stalls=%d partitions=%d slow=%d pauses=%d faults every %.0fms up "
-            "to %.0fms turn=%uns short-reads=%d buggify=%d\n",
+            "crashes=%d kills=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d faults every "
+            "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
             config->clients, config->read_percent, config->txn_percent, config->delete_percent,
             config->compactions, (double)config->think_ns / 1e6, config->call_timeout_ms,
             config->value_bytes_max, (double)config->operator_ns / 1e6, config->crashes,
-            config->kills, config->stalls, config->partitions, config->slow_cores, config->pauses,
-            (double)config->fault_mean_ns / 1e6, (double)config->outage_ns_max / 1e6,
-            config->turn_ns_max, config->short_reads, config->buggify);
+            config->kills, config->rotting, config->stalls, config->partitions, config->slow_cores,
+            config->pauses, (double)config->fault_mean_ns / 1e6,
+            (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
+            config->buggify);
 }
 
 /* ---- the run -------------------------------------------------------------------------------- */

@@ -42,6 +42,7 @@ struct whole_config {
     uint64_t think_ns, call_timeout_ms;
     uint32_t value_bytes_max;
     bool crashes, kills, stalls, partitions, slow_cores, pauses;
+    uint32_t rotting; /* the first nodes, so many: their logs may be damaged while they are down */
     uint64_t operator_ns; /* between changes of the members; 0: none */
     uint64_t fault_mean_ns, outage_ns_max;
     uint32_t turn_ns_max;
@@ -105,7 +106,7 @@ struct whole {
     bool load_ended; /* clients have stopped */
     bool operator_ended;
     bool verified; /* every node has what it must */
-    uint64_t crashes, restarts, leaderships;
+    uint64_t crashes, restarts, rots, leaderships;
     uint64_t members_added, members_promoted, members_removed, leaders_moved;
 };
 

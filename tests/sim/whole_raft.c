@@ -52,6 +52,13 @@ static void on_log_opened(struct wal *wal)
     leave(node);
 }
 
+static void on_log_closes(void)
+{
+    struct whole_node *node = enter();
+    whole_media_closed(&node->media);
+    leave(node);
+}
+
 static const struct raft_storage *starting_storage;
 
 static uint64_t start_term(void *context, uint64_t member, uint64_t index)
@@ -177,6 +184,7 @@ static void on_committed(const struct mvcc *mvcc maybe_unused, uint64_t index)
 
 static const struct sim_observer observer = {
     .log_opened = on_log_opened,
+    .log_closes = on_log_closes,
     .raft_starts = on_raft_starts,
     .raft_called = on_raft_called,
     .raft_sends = on_raft_sends,
