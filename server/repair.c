@@ -156,8 +156,8 @@ static bool may_be_dropped(const struct repair *repair)
            faults_dispensable(&repair->faults, &raft->config, raft->options.id);
 }
 
-/* Nothing of the tail may stay on disk: a leader that reads its log back for another member must not
- * find what stood there before. It leads only when its vote is durable, and that is behind the cut. */
+/* Nothing of the tail may stay on disk: a leader that reads its log back for another member must
+ * not find what stood there. It leads only when its vote is durable, and that is behind the cut. */
 static void cut_log(struct repair *repair, uint64_t last)
 {
     struct copies *cut = calloc(1, sizeof(*cut));

@@ -1,5 +1,5 @@
 /* What members tell each other inside sealed frames: Raft messages, forwarded requests, refusals,
- * and a snapshot's offer, chunks and status. What decodes must encode to the same bytes. */
+ * a snapshot's offer, chunks and status, and what repairs a log. What decodes must encode to the same bytes. */
 #include <stdlib.h>
 
 #include "core/crc32c.h"
@@ -8,10 +8,12 @@
 #include "server/snapshot_files.h"
 
 /* docs/formats/peer-frame.md */
-#define MESSAGE_BYTES 72
-#define HEAD_BYTES    24
-#define HEAD_PAYLOAD  8
-#define HEAD_CRC      12
+#define MESSAGE_BYTES      72
+#define REPAIR_BYTES_FIXED 40
+#define REPAIR_FROM        248 /* first byte from here on: repair; below it counts modulo four */
+#define HEAD_BYTES         24
+#define HEAD_PAYLOAD       8
+#define HEAD_CRC           12
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -105,6 +107,26 @@ static void try_small(const struct peer_input *input)
     }
 }
 
+static void try_repair(const struct peer_input *input)
+{
+    struct peer_repair_request request;
+    struct peer_repair_answer answer;
+    if (peer_codec_decode_repair_request(input, &request) == 0) {
+        invariant(request.first > 0 && request.first <= request.last && request.term > 0);
+        peer_codec_encode_repair_request(encoded, &request);
+        check_same(input, PEER_REPAIR_REQUEST_BYTES);
+    }
+    if (peer_codec_decode_repair_answer(input, &answer, entries) < 0)
+        return;
+    invariant(peer_codec_repair_answer_bytes(answer.count) <= sizeof(encoded));
+    if (answer.count > 0)
+        check_entries(input, answer.count);
+    for (uint32_t i = 0; i < answer.count; i++)
+        invariant(entries[i].index == answer.first + i && entries[i].term == answer.term);
+    uint8_t *end = peer_codec_encode_repair_answer(encoded, &answer, pointers);
+    check_same(input, (size_t)(end - encoded));
+}
+
 /* First byte: which decoder. Two bytes: how much is meta. The rest is payload. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -116,8 +138,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     invariant(meta != NULL && payload != NULL);
     memcpy(meta, data + 3, meta_bytes);
     memcpy(payload, data + 3 + meta_bytes, payload_bytes);
-    size_t fixed = data[0] % 4 == 0 ? MESSAGE_BYTES : 4;
-    if (data[0] % 4 < 2 && meta_bytes > fixed)
+    bool repairs = data[0] >= REPAIR_FROM;
+    size_t fixed = repairs ? REPAIR_BYTES_FIXED : data[0] % 4 == 0 ? MESSAGE_BYTES : 4;
+    if ((repairs || data[0] % 4 < 2) && meta_bytes > fixed)
         heads_repair(meta + fixed, meta_bytes - fixed, payload, payload_bytes);
     struct peer_input input = {.header = {.meta_bytes = (uint32_t)meta_bytes,
                                           .payload_bytes = (uint32_t)payload_bytes,
@@ -127,7 +150,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                .payload = payload};
     static void (*const decoders[])(const struct peer_input *) = {try_message, try_forward,
                                                                   try_offer, try_small};
-    decoders[data[0] % 4](&input);
+    if (repairs)
+        try_repair(&input);
+    else
+        decoders[data[0] % 4](&input);
     free(meta);
     free(payload);
     return 0;
