@@ -3,13 +3,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#include "core/err.h"
 #include "core/invariant.h"
-#include "core/logger.h"
-#include "server/log_role.h"
-#include "server/node_private.h"
-#include "server/peer_role.h"
-#include "server/raft_driver.h"
-#include "server/repair.h"
+
+#define COPIES_MAX 64
+#define READ_BYTES (4 * MIB)
 
 struct waiting {
     struct waiting *next;
@@ -23,7 +21,8 @@ struct target {
 };
 
 struct catch_up {
-    struct peer_role *role;
+    const struct catch_up_calls *calls;
+    void *context;
     struct core *core;
     struct target targets[RAFT_MEMBERS_MAX];
     uint32_t running;
@@ -31,12 +30,14 @@ struct catch_up {
     struct fiber_event *stopped;
 };
 
-struct catch_up *catch_up_create(struct peer_role *role, struct core *core)
+struct catch_up *catch_up_create(struct core *core, const struct catch_up_calls *calls,
+                                 void *context)
 {
     struct catch_up *catch_up = calloc(1, sizeof(*catch_up));
     if (catch_up == NULL)
         return NULL;
-    catch_up->role = role;
+    catch_up->calls = calls;
+    catch_up->context = context;
     catch_up->core = core;
     return catch_up;
 }
@@ -54,36 +55,32 @@ bool catch_up_is_busy(const struct catch_up *catch_up, uint64_t to)
     return target_find(catch_up, to) != NULL;
 }
 
-/* Reads the message's entries and sends them. 0, or why it could not. */
-static int target_send(struct catch_up *catch_up, const struct raft_message *message)
+/* Reads the message's entries and sends them. 0, or why it could not; `*index`: of which entry. */
+static int target_send(const struct catch_up *catch_up, const struct raft_message *message,
+                       uint64_t *index)
 {
-    struct peer_role *role = catch_up->role;
-    struct node *node = role->node;
-    const struct entry **pointers = NULL;
-    struct log_copy copies[64];
+    const struct catch_up_calls *calls = catch_up->calls;
+    uint64_t last = message->index + message->entry_count;
+    const struct entry **pointers = calloc(message->entry_count + 1, sizeof(struct entry *));
+    struct log_copy copies[COPIES_MAX];
     uint32_t copy_count = 0, have = 0;
-    int error = 0;
-    if (message->entry_count > 0)
-        pointers = malloc(message->entry_count * sizeof(struct entry *));
-    if (message->entry_count > 0 && pointers == NULL)
-        return -ENOMEM;
+    int error = pointers == NULL ? -ENOMEM : 0;
     while (have < message->entry_count && error == 0) {
+        *index = message->index + 1 + have;
+        if (copy_count == COPIES_MAX) {
+            error = ERR_LIMIT;
+            break;
+        }
         struct log_copy *copy = &copies[copy_count];
-        int64_t read = copy_count == ARRAY_COUNT(copies)
-                           ? ERR_LIMIT
-                           : log_role_read(node, message->index + 1 + have,
-                                           message->index + message->entry_count, 4 * MIB, copy);
+        int64_t read = calls->read(catch_up->context, *index, last, READ_BYTES, copy);
         error = read < 0 ? (int)read : read == 0 ? ERR_NOT_FOUND : 0;
-        if (error == ERR_CORRUPT)
-            repair_found(node->repair, message->index + 1 + have);
         copy_count += error == 0;
         for (uint32_t i = 0; error == 0 && i < copy->entry_count && have < message->entry_count;
              i++)
             pointers[have++] = &copy->entries[i];
     }
-    const struct raft *raft = &node->raft->raft;
-    if (error == 0 && raft->role == RAFT_ROLE_LEADER && raft->term == message->term)
-        peer_role_send_entries(role, message, pointers);
+    if (error == 0 && calls->is_current(catch_up->context, message->term))
+        calls->send(catch_up->context, message, pointers);
     for (uint32_t i = 0; i < copy_count; i++)
         log_copy_destroy(&copies[i]);
     free(pointers);
@@ -94,20 +91,18 @@ static void target_run(void *argument)
 {
     struct target *target = argument;
     struct catch_up *catch_up = target->catch_up;
-    struct raft_driver *driver = catch_up->role->node->raft;
+    const struct catch_up_calls *calls = catch_up->calls;
     while (target->first != NULL) {
         struct waiting *waiting = target->first;
+        uint64_t index = 0;
         target->first = waiting->next;
         if (target->first == NULL)
             target->last_next = &target->first;
-        bool current = driver->raft.role == RAFT_ROLE_LEADER &&
-                       driver->raft.term == waiting->message.term && !catch_up->stopping;
-        int error = current ? target_send(catch_up, &waiting->message) : 0;
-        if (error < 0) {
-            log_warn("entries for a lagging member cannot be read", LOG_HEX("member", target->to),
-                     LOG_U64("index", waiting->message.index + 1), LOG_ERROR(error));
-            raft_report_unreachable(&driver->raft, target->to);
-        }
+        bool wanted =
+            !catch_up->stopping && calls->is_current(catch_up->context, waiting->message.term);
+        int error = wanted ? target_send(catch_up, &waiting->message, &index) : 0;
+        if (error < 0)
+            calls->failed(catch_up->context, target->to, index, error);
         free(waiting);
     }
     target->to = 0;

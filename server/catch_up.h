@@ -14,12 +14,26 @@
 #define SERVER_CATCH_UP_H
 
 #include "consensus/message.h"
+#include "server/log_role.h"
 
 struct catch_up;
 struct core;
-struct peer_role;
 
-struct catch_up *catch_up_create(struct peer_role *role, struct core *core);
+struct catch_up_calls {
+    /* Do we lead in this term? */
+    bool (*is_current)(void *context, uint64_t term);
+    /* Fiber. log_role_read(). */
+    int64_t (*read)(void *context, uint64_t first, uint64_t last, uint64_t bytes_max,
+                    struct log_copy *copy);
+    void (*send)(void *context, const struct raft_message *message,
+                 const struct entry *const *entries);
+    /* Entry `index` could not be read for `to`. */
+    void (*failed)(void *context, uint64_t to, uint64_t index, int error);
+};
+
+/* `calls` is borrowed. */
+must_check struct catch_up *catch_up_create(struct core *core, const struct catch_up_calls *calls,
+                                            void *context);
 void catch_up_destroy(struct catch_up *catch_up); /* fiber: waits for reads in progress */
 
 /* Do appends to this member wait here? */

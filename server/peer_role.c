@@ -54,6 +54,43 @@ bool peer_role_send_entries(struct peer_role *role, const struct raft_message *m
     return true;
 }
 
+/* ---- entries that left memory (server/catch_up.h) ------------------------------------------- */
+
+static bool catch_up_is_current(void *context, uint64_t term)
+{
+    const struct peer_role *role = context;
+    const struct raft *raft = &role->node->raft->raft;
+    return raft->role == RAFT_ROLE_LEADER && raft->term == term;
+}
+
+static int64_t catch_up_read(void *context, uint64_t first, uint64_t last, uint64_t bytes_max,
+                             struct log_copy *copy)
+{
+    const struct peer_role *role = context;
+    return log_role_read(role->node, first, last, bytes_max, copy);
+}
+
+static void catch_up_send(void *context, const struct raft_message *message,
+                          const struct entry *const *entries)
+{
+    (void)peer_role_send_entries(context, message, entries);
+}
+
+static void catch_up_failed(void *context, uint64_t to, uint64_t index, int error)
+{
+    const struct peer_role *role = context;
+    log_warn("entries for a lagging member cannot be read", LOG_HEX("member", to),
+             LOG_U64("index", index), LOG_ERROR(error));
+    if (error == ERR_CORRUPT)
+        repair_found(role->node->repair, index);
+    raft_report_unreachable(&role->node->raft->raft, to);
+}
+
+static const struct catch_up_calls catch_up_calls = {.is_current = catch_up_is_current,
+                                                     .read = catch_up_read,
+                                                     .send = catch_up_send,
+                                                     .failed = catch_up_failed};
+
 static void send_append(struct peer_role *role, const struct raft_message *message)
 {
     const struct raft *raft = &role->node->raft->raft;
@@ -412,7 +449,7 @@ int peer_role_start(struct node *node, struct core *core)
     role->held = malloc(role->held_max * sizeof(*role->held));
     role->entries = malloc(PEER_ENTRIES_MAX * sizeof(*role->entries));
     role->entry_pointers = malloc(PEER_ENTRIES_MAX * sizeof(*role->entry_pointers));
-    role->catch_up = catch_up_create(role, core);
+    role->catch_up = catch_up_create(core, &catch_up_calls, role);
     role->forward = forward_create(node->raft);
     role->snapshot_send = snapshot_node_sender(node, core);
     role->snapshot_receive = snapshot_node_receiver(node, core);
