@@ -638,16 +638,18 @@ const char *node_failure(const struct node *node)
 
 void node_request_stop(struct node *node)
 {
+    atomic_store_explicit(&node->stop_for_good, true, memory_order_release);
     atomic_store_explicit(&node->stop_requested, true, memory_order_release);
 }
 
 void node_request_restart(struct node *node)
 {
     atomic_store_explicit(&node->restart_wanted, true, memory_order_release);
-    node_request_stop(node);
+    atomic_store_explicit(&node->stop_requested, true, memory_order_release);
 }
 
 bool node_restart_wanted(const struct node *node)
 {
-    return atomic_load_explicit(&node->restart_wanted, memory_order_acquire);
+    return atomic_load_explicit(&node->restart_wanted, memory_order_acquire) &&
+           !atomic_load_explicit(&node->stop_for_good, memory_order_acquire);
 }

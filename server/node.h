@@ -33,7 +33,8 @@ enum node_state node_state(const struct node *node);
 const char *node_failure(const struct node *node);
 void node_request_stop(struct node *node);
 
-/* Stops; whoever runs the process starts it again: a snapshot waits to be installed. */
+/* Stops; whoever runs the process starts it again, unless node_request_stop() was or is called too:
+ * a snapshot waits to be installed. */
 void node_request_restart(struct node *node);
 bool node_restart_wanted(const struct node *node);
 

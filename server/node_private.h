@@ -94,6 +94,7 @@ struct node {
     struct node_shared shared;
     _Atomic uint32_t state; /* enum node_state */
     _Atomic bool stop_requested;
+    _Atomic bool stop_for_good; /* asked for, from outside or by the others */
     _Atomic bool restart_wanted;
     struct timer stop_poll; /* on the raft core */
     char failure[1024];

@@ -12,7 +12,8 @@
 #include "server/snapshot_files.h"
 #include "storage/lsm/checkpoint.h"
 
-#define TELL_BYTES (256 * KIB) /* how often the sender hears how far we are */
+#define TELL_BYTES      (256 * KIB) /* how often the sender hears how far we are */
+#define QUEUE_BYTES_MAX (4 * MIB)   /* no sender has that much on its way */
 
 /* snap/incoming/OFFER: magic u64, crc32c of what follows u32, zero u32, sender u64, then the offer
  * as it came. */
@@ -339,7 +340,7 @@ static void receive_run(void *argument)
     drain(receive); /* T3 */
     receive->complete = error == 0;
     receive->running = false;
-    if (receive->complete)
+    if (receive->complete && !receive->stopping)
         receive->calls->received(receive->context);
     if (receive->stopped != NULL)
         fiber_event_signal(receive->stopped);
@@ -421,6 +422,8 @@ int snapshot_receive_chunk(struct snapshot_receive *receive, const struct peer_i
         return ERR_CORRUPT;
     if (chunk.position > receive->expected)
         return ERR_CLOSED; /* T1 */
+    if (receive->expected - receive->written > QUEUE_BYTES_MAX)
+        return ERR_LIMIT;
     struct arrived *arrived = malloc(sizeof(*arrived));
     if (arrived == NULL)
         return ERR_FULL;

@@ -16,7 +16,8 @@
  * Durable   The marker is written last, when everything beside it is.
  * Errors    What cannot be written or verified ends the transfer and is removed; the sender is told
  *           and offers again later. A bad checksum closes the connection that brought it.
- * Limits    Refused when the disk would have less than SNAPSHOT_SPACE_SPARE left.
+ * Limits    4 MiB wait to be written. Refused when the disk would have less than
+ *           SNAPSHOT_SPACE_SPARE left.
  */
 #ifndef SERVER_SNAPSHOT_RECEIVE_H
 #define SERVER_SNAPSHOT_RECEIVE_H
