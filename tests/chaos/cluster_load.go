@@ -24,7 +24,8 @@ const (
 	workersEach  = 2 // of a client that knows one member
 	workersAll   = 4 // of the client that knows all
 	callLimit    = 2 * time.Second
-	pauseMax     = 4 * time.Millisecond // between the calls of a worker
+	callLimitMin = 300 * time.Millisecond // some ask a paused member again before it goes on
+	pauseMax     = 4 * time.Millisecond   // between the calls of a worker
 	settledLimit = 90 * time.Second
 )
 
@@ -143,9 +144,9 @@ func perform(ctx context.Context, client *clientv3.Client, c call, modified int6
 	return a
 }
 
-func (l *clusterLoad) do(ctx context.Context, client int, c call, modified int64) answer {
+func (l *clusterLoad) do(client int, c call, modified int64, limit time.Duration) answer {
 	c.client = l.names[client]
-	limited, cancel := context.WithTimeout(ctx, callLimit)
+	limited, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	from := l.history.now()
 	a := perform(limited, l.clients[client], c, modified)
@@ -179,7 +180,8 @@ func (l *clusterLoad) worker(ctx context.Context, client int, random *rand.Rand)
 		if c.kind == opPut || c.kind == opSwap {
 			c.value = fmt.Sprint(l.serial.Add(1))
 		}
-		a := l.do(context.Background(), client, c, last[c.key].modified)
+		limit := callLimitMin + time.Duration(random.Int64N(int64(callLimit-callLimitMin)))
+		a := l.do(client, c, last[c.key].modified, limit)
 		if a.known {
 			served = time.Now()
 		} else if wait := time.Since(served); l.patient > 0 && wait > l.patient && client == len(l.clients)-1 {
@@ -224,7 +226,7 @@ func (l *clusterLoad) settle() error {
 	for client := range l.clients {
 		for i := range clusterKeys {
 			for {
-				a := l.do(context.Background(), client, call{kind: opGet, key: l.key(i)}, 0)
+				a := l.do(client, call{kind: opGet, key: l.key(i)}, 0, callLimit)
 				if a.known {
 					break
 				}

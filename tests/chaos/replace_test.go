@@ -115,7 +115,7 @@ func TestReplaceAll(t *testing.T) {
 		t.Fatal(err)
 	}
 	load := &clusterLoad{history: newHistory(), serial: &r.serial, prefix: "replace",
-		clients: []*clientv3.Client{client}, names: []string{"all"}, patient: 30 * time.Second}
+		clients: []*clientv3.Client{client}, names: []string{"all"}, patient: settledLimit}
 	defer load.close()
 	first := slices.Clone(r.cluster.Members)
 	err = load.run(r.random, func() error {
