@@ -1,5 +1,6 @@
-/* What members tell each other inside sealed frames: Raft messages, forwarded requests, refusals,
- * a snapshot's offer, chunks and status, and what repairs a log. What decodes must encode to the same bytes. */
+/* What members tell each other inside sealed frames: Raft messages, forwarded requests, refusals, a
+ * snapshot's offer, chunks and status, and what repairs a log. What decodes must encode to the same
+ * bytes. */
 #include <stdlib.h>
 
 #include "core/crc32c.h"
