@@ -130,8 +130,11 @@ void raft_persisted(struct raft *raft, const struct raft_append *append)
      * what was issued in this term tells what the disk holds. Each term issues an append of its own
      * (its hard state), which names the whole tail, so nothing is forgotten. */
     sometimes(append->term != raft->term, "raft: what became durable was issued in another term");
+    uint64_t last_term = append->last_term;
+    if (planted_bug(token_of_old_term)) /* whatever is there by now */
+        (void)!raft_log_term(&raft->log, append->last_index, &last_term);
     if (append->term == raft->term || planted_bug(token_of_old_term)) {
-        raft_log_durable_to(&raft->log, append->last_index, append->last_term);
+        raft_log_durable_to(&raft->log, append->last_index, last_term);
         raft_own_ack(raft, u64_min(append->last_index, raft->log.durable_index));
     }
     if (raft->self_vote_sequence != 0 && raft->self_vote_sequence <= append->sequence)

@@ -296,7 +296,7 @@ static int finish(struct snapshot_receive *receive)
 {
     struct snapshot_position position = position_of(&receive->files);
     tell_state(receive, SNAPSHOT_WANTED, receive->written);
-    int error = await_sync_directory(receive->dir);
+    int error = planted_bug(snapshot_names_not_durable) ? 0 : await_sync_directory(receive->dir);
     if (error == 0)
         error =
             lsm_checkpoint_verify(receive->dir, position.index, position.term, &receive->canceled);

@@ -273,9 +273,20 @@ static void describe(struct wal_scan *scan, enum wal_verdict verdict, const char
              path, (unsigned long long)scan->at.offset, what);
 }
 
+/* R5. */
+static int fence(struct wal_scan *scan, const char *what)
+{
+    describe(scan, WAL_VERDICT_FENCED, what);
+    log_error("log is fenced: no vote, no acknowledgement",
+              LOG_TEXT("reason", scan->recovered->reason));
+    return 0;
+}
+
 /* R4. */
 static int cut(struct wal_scan *scan)
 {
+    if (scan->survivor_count != 0 && planted_bug(hole_is_damage))
+        return fence(scan, "blocks are missing");
     bool any =
         scan->header_torn || scan->survivor_count != 0 || scan->sequence_seen_max >= scan->expected;
     if (any) {
@@ -286,15 +297,6 @@ static int cut(struct wal_scan *scan)
     }
     sometimes(scan->survivor_count != 0, "wal: hole in the log, later blocks discarded");
     sometimes(any, "wal: torn log tail");
-    return 0;
-}
-
-/* R5. */
-static int fence(struct wal_scan *scan, const char *what)
-{
-    describe(scan, WAL_VERDICT_FENCED, what);
-    log_error("log is fenced: no vote, no acknowledgement",
-              LOG_TEXT("reason", scan->recovered->reason));
     return 0;
 }
 

@@ -40,7 +40,7 @@ static bool filter_keep_key(const struct lsm_filter_row *filtered, int64_t purge
     if (row->kind == LSM_VALUE || row->version.main == (uint64_t)purge_below)
         return true;
     /* Older versions outside this merge would come back to life without their tombstone. */
-    return !filtered->bottom;
+    return !filtered->bottom && !planted_bug(tombstone_not_bottom);
 }
 
 static bool filter_keep(void *context, const struct lsm_filter_row *filtered)

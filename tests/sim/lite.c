@@ -174,14 +174,24 @@ static void draw_shape(struct lite_config *config, struct prng *prng)
         config->retain_entries = prng_below(prng, 4);
         config->flush_per_mille = 500;
         config->raft.window_entries = 256;
+        config->raft.uncommitted_bytes_max = 100000;
+        config->safety_ns = 16 * NS_PER_S;
         config->fault_mean_ns = 100 * NS_PER_MS;
+        config->drop_per_mille = 0;
         draw_busy_clients(config, prng);
-        weigh(config, LITE_FAULT_ISOLATE, 60);
-        weigh(config, LITE_FAULT_MEMBERS, 100);
+        config->client_timeout_ns = 300 * NS_PER_MS;
+        config->read_percent /= 4;
+        config->to_leader = true;
+        for (uint32_t i = 0; i < LITE_FAULT_COUNT; i++)
+            weigh(config, i, config->fault_weight[i] / 16);
+        weigh(config, LITE_FAULT_ISOLATE, 20);
+        weigh(config, LITE_FAULT_MEMBERS, 40);
         break;
-    case 1: /* two or three voters, who are replaced all the time */
-        config->voters = 2;
-        config->voters_most = 2 + (uint32_t)prng_below(prng, 2);
+    case 1: /* one or two voters, who are replaced all the time */
+        config->voters = config->voters_most = 2;
+        config->safety_ns = 16 * NS_PER_S;
+        for (uint32_t i = 0; i < LITE_FAULT_COUNT; i++)
+            weigh(config, i, config->fault_weight[i] / 4);
         config->shrinks = true;
         config->drop_per_mille += (uint32_t)prng_below(prng, 200);
         draw_busy_clients(config, prng);
@@ -199,9 +209,19 @@ static void draw_shape(struct lite_config *config, struct prng *prng)
             weigh(config, i, i == LITE_FAULT_CRASH || i == LITE_FAULT_CLOG ? 1 : 0);
         config->slow_node = 1 + (uint32_t)prng_below(prng, 5);
         config->slow_factor = 400;
-        config->disk_ns = (2 + prng_below(prng, 8)) * NS_PER_MS;
+        config->disk_ns = (1 + prng_below(prng, 5)) * NS_PER_MS;
         config->disk_jitter_ns = config->disk_ns;
-        config->cut_off_percent = 50 + (uint32_t)prng_below(prng, 45);
+        config->cut_off_percent = 20 + (uint32_t)prng_below(prng, 75);
+        break;
+    case 4: /* reads by lease, while leaders are asked to hand over and told not to */
+        config->raft.check_quorum = true;
+        config->raft.read_mode = RAFT_READ_LEASE;
+        config->drift_ppm_max = u64_min(config->drift_ppm_max, 20000);
+        config->read_percent = 50 + (uint32_t)prng_below(prng, 40);
+        config->to_leader = false;
+        draw_busy_clients(config, prng);
+        weigh(config, LITE_FAULT_CLOCK_JUMP, 0);
+        weigh(config, LITE_FAULT_TRANSFER, 40);
         break;
     default: /* as drawn */
         break;
@@ -230,6 +250,8 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
         config->drift_ppm_max = 300000; /* nothing but speed depends on clocks */
     }
     draw_shape(config, &prng);
+    if (prng_chance(&prng, 1, 2))
+        config->doom_percent = 10 + (uint32_t)prng_below(&prng, 91);
     /* Without pre-votes a candidate that cannot win restarts the timers of those who could: they
      * go first now and then only while their clocks have about the same rate. */
     if (!config->raft.pre_vote)
@@ -255,15 +277,16 @@ void lite_config_print(const struct lite_config *config, FILE *out)
             "fifo=%d drop=%u/1000 double=%u/1000 delay=%.3fms jitter=%.3fms tail=%.0fms "
             "disk=%.3fms+%.3fms apply=%.3fms/%u flush=%u/1000 retain=%" PRIu64
             " hesitates=%d turn=%.3fms stall=%u/1000 drift=%" PRIu64
-            "ppm slow-disk=x%u slow-node=%u lazy-node=%u cut-off=%u%% voters-most=%u shrinks=%d\n",
+            "ppm slow-disk=x%u slow-node=%u doom=%u%% lazy-node=%u cut-off=%u%% voters-most=%u "
+            "shrinks=%d\n",
             config->fifo, config->drop_per_mille, config->double_per_mille,
             (double)config->delay_ns / 1e6, (double)config->jitter_ns / 1e6,
             (double)config->tail_ns / 1e6, (double)config->disk_ns / 1e6,
             (double)config->disk_jitter_ns / 1e6, (double)config->apply_ns / 1e6,
             config->apply_entries_max, config->flush_per_mille, config->retain_entries,
             config->snapshot_hesitates, (double)config->turn_ns_max / 1e6, config->stall_per_mille,
-            config->drift_ppm_max, config->slow_factor, config->slow_node, config->lazy_node,
-            config->cut_off_percent, config->voters_most, config->shrinks);
+            config->drift_ppm_max, config->slow_factor, config->slow_node, config->doom_percent,
+            config->lazy_node, config->cut_off_percent, config->voters_most, config->shrinks);
     fprintf(out,
             "clients=%u think=%.0fms timeout=%.0fms reads=%u%% to-leader=%d faults every %.0fms, "
             "up to %.0fms, weights",

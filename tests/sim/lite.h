@@ -88,8 +88,9 @@ struct lite_config {
     uint64_t delay_ns, jitter_ns, tail_ns;
 
     uint64_t disk_ns, disk_jitter_ns, disk_tail_ns;
-    uint32_t slow_factor; /* of a disk while it is slow */
-    uint32_t slow_node;   /* whose disk is slow all the time; 0 = none */
+    uint32_t slow_factor;  /* of a disk while it is slow */
+    uint32_t doom_percent; /* of writes that replace a tail are cut short by a crash */
+    uint32_t slow_node;    /* whose disk is slow all the time; 0 = none */
     uint64_t apply_ns;
     uint32_t lazy_node; /* takes LITE_LAZY times as long to apply; 0 = none */
     uint32_t apply_entries_max;
@@ -194,7 +195,7 @@ struct lite_node {
     size_t memory_bytes;
     struct lite_disk disk;
 
-    struct sim_event turn, boot;
+    struct sim_event turn, boot, doom;
     struct lite_list inbox;
     uint64_t paused_until_ns, slow_until_ns;
     uint64_t clock_base_ns, clock_start_ns, clock_last_ns;
@@ -315,6 +316,7 @@ void lite_probe(struct lite *lite);
 void lite_faults_start(struct lite *lite);
 void lite_command(struct lite_node *node, const struct lite_item *item);
 void lite_heal(struct lite *lite);
+void lite_doom(struct sim_event *event); /* of a node */
 void lite_leader_won(struct lite_node *node);
 bool lite_progressed(struct lite *lite);
 void lite_blame(struct lite *lite); /* why there is no progress */

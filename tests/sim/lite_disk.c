@@ -180,6 +180,11 @@ void lite_disk_append(struct lite_node *node, const struct raft_ready *ready)
         for (uint32_t i = 0; i < append->entry_count; i++)
             append->entries[i] = *raft_entry(&node->raft, ready->append_first + i);
     }
+    bool replaces = ready->append_first != 0 && ready->append_first <= node->disk.last_index;
+    struct prng *faults = lite_prng(node->lite, FAULTS);
+    if (replaces && prng_chance(faults, node->lite->config.doom_percent, 100))
+        sim_event_schedule(&node->lite->world, &node->doom,
+                           node->lite->world.now_ns + prng_below(faults, delay_ns + 1));
     append->next = NULL;
     *node->appends_last_next = append;
     node->appends_last_next = &append->next;

@@ -33,6 +33,13 @@ static void crash(struct lite_node *node)
     sim_event_schedule(&node->lite->world, &node->boot, node->lite->world.now_ns + after_ns);
 }
 
+void lite_doom(struct sim_event *event)
+{
+    struct lite_node *node = container_of(event, struct lite_node, doom);
+    if (!node->lite->healed)
+        crash(node);
+}
+
 static void power_loss(struct lite *lite)
 {
     for (uint32_t id = 1; id <= lite->node_count; id++)
@@ -279,6 +286,8 @@ static void do_harm(struct lite *lite, enum lite_fault fault)
     uint64_t now_ns = lite->world.now_ns;
     switch (fault) {
     case LITE_FAULT_CRASH:
+        if (lite->config.slow_node != 0 && prng_chance(prng, 2, 3))
+            node = lite->nodes[lite->config.slow_node]; /* it has most to lose */
         crash(node);
         break;
     case LITE_FAULT_POWER:
@@ -288,7 +297,7 @@ static void do_harm(struct lite *lite, enum lite_fault fault)
         lite_node_pause(node, now_ns + pick_outage_ns(lite));
         break;
     case LITE_FAULT_ISOLATE:
-        if (lite->config.lazy_node != 0 && prng_chance(prng, 2, 3))
+        if (lite->config.lazy_node != 0)
             id = lite->config.lazy_node;
         cuts_clear(lite);
         isolate(lite, id);

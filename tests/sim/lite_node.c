@@ -228,6 +228,9 @@ static bool apply_change(struct lite_node *node, const struct entry *entry)
     int refused = raft_apply_config(&node->raft, entry->index, &change);
     if (refused == ERR_COMPACTED)
         return false;
+    sim_check(refused != 0 || node->raft.config_index == entry->index,
+              "node %u: a change at %" PRIu64 " is applied, the configuration is that of %" PRIu64,
+              node->id, entry->index, node->raft.config_index);
     lite_observe(node);
     node->applied.config = node->raft.config;
     check_raft_config(&node->lite->raft_check, node->id, entry->index, &node->raft.config);
@@ -437,6 +440,7 @@ struct lite_node *lite_node_add(struct lite *lite, const struct raft_config *gen
     invariant(node->memory != NULL);
     sim_event_init(&node->turn, node_turn);
     sim_event_init(&node->boot, node_boot);
+    sim_event_init(&node->doom, lite_doom);
     lite_list_init(&node->inbox);
     node->appends_last_next = &node->appends;
     if (genesis != NULL) { /* the group begins as if compacted at index 1 */
@@ -503,6 +507,7 @@ void lite_node_crash(struct lite_node *node)
     node->up = false;
     lite->crashes++;
     sim_event_cancel(&lite->world, &node->turn);
+    sim_event_cancel(&lite->world, &node->doom);
     while ((item = lite_list_pop(&node->inbox)) != NULL)
         lite_item_free(item);
     lite_disk_crash(node);

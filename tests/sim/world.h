@@ -215,7 +215,7 @@ __attribute__((noreturn)) void sim_fail(const char *format, ...) printf_like(1, 
             sim_fail("check failed: " #condition ": " __VA_ARGS__);                                \
     } while (0)
 
-/* Makes the mistake planted_bug(name), and no other. False: this build contains none of that name. */
+/* Makes the mistake planted_bug(name), no other. False: this build contains none of that name. */
 must_check bool sim_plant(const char *name);
 
 /* Marks of sometimes(): how many there are, were hit; prints those that were not. */
