@@ -475,6 +475,16 @@ static void filter_end(void *job)
     filter_jobs--;
 }
 
+static uint64_t rows_in_tables(void)
+{
+    struct lsm_stats stats;
+    uint64_t rows = 0;
+    lsm_stats(lsm, &stats);
+    for (int level = 0; level < LSM_LEVELS; level++)
+        rows += stats.levels[level].rows;
+    return rows;
+}
+
 static void garbage(void)
 {
     static const struct lsm_filter filter = {NULL, filter_begin, filter_keep, filter_end};
@@ -495,21 +505,15 @@ static void garbage(void)
         }
     store_flush(version);
     store_settle();
-    struct lsm_stats before, after;
-    lsm_stats(lsm, &before);
-    uint64_t rows = 0;
-    for (int level = 0; level < LSM_LEVELS; level++)
-        rows += before.levels[level].rows;
-    cr_assert_eq(rows, 2000, "nothing may go at watermark 0");
+    cr_assert_eq(rows_in_tables(), 2000, "nothing may go at watermark 0");
     watermark = version;
     lsm_compact_all(lsm);
-    store_settle();
-    lsm_stats(lsm, &after);
-    rows = 0;
-    for (int level = 0; level < LSM_LEVELS; level++)
-        rows += after.levels[level].rows;
-    cr_assert_eq(rows, 25, "one version of each living key: %lu", rows);
+    for (int i = 0; i < 60 * 1000 && (rows_in_tables() > 25 || filter_jobs > 0); i++)
+        pause_ms(1); /* a busy disk takes its time */
+    cr_assert_eq(rows_in_tables(), 25, "one version of each living key");
     cr_assert_eq(filter_jobs, 0);
+    struct lsm_stats after;
+    lsm_stats(lsm, &after);
     cr_assert_lt(after.logical_bytes, 25 * 12);
     struct lsm_row row;
     cr_assert_eq(lsm_get(reader, bytes_from_text("k/000"), LSM_VERSION_MAX, &row), ERR_NOT_FOUND);
