@@ -84,18 +84,18 @@ func (m *Member) Launch(flags ...string) error {
 		m.logFrom = info.Size()
 	}
 	args := append(m.arguments(), flags...)
-	m.cmd = exec.Command(args[0], args[1:]...)
-	m.cmd.Stdout, m.cmd.Stderr = log, log
-	m.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if err := m.cmd.Start(); err != nil {
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
 		return err
 	}
 	exited := make(chan struct{})
-	m.exited = exited
-	go func(cmd *exec.Cmd) {
+	m.cmd, m.exited = cmd, exited
+	go func() {
 		_ = cmd.Wait()
 		close(exited)
-	}(m.cmd)
+	}()
 	m.Close()
 	m.Conn, err = grpc.NewClient(m.Client, DialOptions()...)
 	return err
