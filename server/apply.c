@@ -185,7 +185,8 @@ static void proposal_done(struct apply *apply, struct proposal *proposal, int er
 static bool origin_counts(struct apply *apply, const struct request *request)
 {
     struct node *node = apply->node;
-    if (member_find(&node->membership.set, request->origin) != NULL)
+    if (member_find(&node->membership.set, request->origin) != NULL ||
+        planted_bug(say_of_removed_members))
         return true;
     if (request->origin == node->identity.member_id) {
         struct proposal *proposal =

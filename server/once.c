@@ -60,7 +60,7 @@ bool once_admit(struct once *once, const struct request *request)
     }
     once->last = at;
     if (request->sequence <= stream->sequence)
-        return false;
+        return planted_bug(request_executed_twice);
     stream->sequence = request->sequence;
     stream->dirty = once->dirty = true;
     return true;

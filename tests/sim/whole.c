@@ -45,6 +45,7 @@ static void config_calm(struct whole_config *config, uint64_t calls_per_second)
     config->short_reads = config->buggify = config->pauses = config->compactions = false;
     config->operator_ns = 0;
     config->rotting = 0;
+    config->core_first = false;
 }
 
 void whole_config_draw(struct whole_config *config, const struct raftsim_options *options)
@@ -85,10 +86,12 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
      * throughout, and no others may come and go. */
     if (config->crashes && config->operator_ns == 0 && prng_chance(&prng, 1, 2))
         config->rotting = (config->nodes - 1) / 2;
+    config->core_first = config->operator_ns == 0 && prng_chance(&prng, 1, 2);
     if (options->calm != 0)
         config_calm(config, options->calm);
     if (options->nodes != 0)
         config->nodes = options->nodes;
+    config->rotting = (uint32_t)u64_min(config->rotting, (config->nodes - 1) / 2);
 }
 
 void whole_config_print(const struct whole_config *config, FILE *out)
@@ -97,7 +100,7 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             "nodes=%u cores=%u sector=%u safety=%.0fs clients=%u reads=%u%% txns=%u%% deletes=%u%% "
             "compactions=%d think=%.0fms timeout=%" PRIu64 "ms value=%u operator every %.0fms\n"
             "crashes=%d kills=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d faults every "
-            "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d\n",
+            "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d core-first=%d\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
             config->clients, config->read_percent, config->txn_percent, config->delete_percent,
             config->compactions, (double)config->think_ns / 1e6, config->call_timeout_ms,
@@ -105,7 +108,7 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             config->kills, config->rotting, config->stalls, config->partitions, config->slow_cores,
             config->pauses, (double)config->fault_mean_ns / 1e6,
             (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
-            config->buggify);
+            config->buggify, config->core_first);
 }
 
 /* ---- the run -------------------------------------------------------------------------------- */
@@ -165,7 +168,8 @@ static void stop_nodes(struct whole *whole, uint64_t limit_ns)
 static bool members_caught_up(const struct whole *whole, uint64_t index)
 {
     for (uint32_t i = 0; i < whole->node_count; i++)
-        if (whole_node_is_member(&whole->nodes[i]) && whole->nodes[i].executed < index)
+        if (whole_node_is_member(&whole->nodes[i]) && !whole->nodes[i].kept_down &&
+            whole->nodes[i].executed < index)
             return false;
     return true;
 }
@@ -236,6 +240,42 @@ static void blame(struct whole *whole, const char *what)
                 check_raft_committed(&whole->raft_check), text);
 }
 
+/* Everybody who is to run has, within a while, what is committed, and serves. */
+static bool settle(struct whole *whole)
+{
+    uint64_t limit_ns = whole->world.now_ns + HEAL_NS;
+    bool going = true;
+    while (going && !clients_ended(whole) && whole->world.now_ns < limit_ns)
+        going = step(whole);
+    if (going && !clients_ended(whole))
+        blame(whole, "clients do not end after healing");
+    if (!going)
+        return false;
+    whole->verified = false;
+    whole_verify_start(whole);
+    going = step_until(whole, &whole->verified, limit_ns);
+    uint64_t committed = check_raft_committed(&whole->raft_check);
+    while (going && !members_caught_up(whole, committed) && whole->world.now_ns < limit_ns)
+        going = step(whole);
+    if (going && !whole->verified)
+        blame(whole, "no write, or no read, after healing");
+    else if (going && !members_caught_up(whole, committed))
+        blame(whole, "not everybody caught up after healing");
+    return going && whole->verdict.outcome == SIM_PASS;
+}
+
+/* Who stays down when the others are healed: as many as a majority can do without. Those whose logs
+ * rot are among them, since an entry may be whole on one other node only. */
+static void choose_core(struct whole *whole)
+{
+    uint32_t count = (whole->config.nodes - 1) / 2;
+    uint32_t first = whole->config.rotting > 0
+                         ? 0
+                         : (uint32_t)prng_below(whole_prng(whole, FAULTS), whole->config.nodes);
+    for (uint32_t i = 0; whole->config.core_first && i < count; i++)
+        whole->nodes[(first + i) % whole->config.nodes].kept_down = true;
+}
+
 static void whole_phases(struct whole *whole)
 {
     uint64_t end_ns = whole->world.now_ns + whole->config.safety_ns;
@@ -244,24 +284,17 @@ static void whole_phases(struct whole *whole)
         going = step(whole);
     if (!going)
         return;
+    choose_core(whole);
     whole_heal(whole);
-    uint64_t limit_ns = whole->world.now_ns + HEAL_NS;
-    while (going && !clients_ended(whole) && whole->world.now_ns < limit_ns)
-        going = step(whole);
-    if (going && !clients_ended(whole))
-        blame(whole, "clients do not end after healing");
-    if (!going)
-        return;
-    whole_verify_start(whole);
-    going = step_until(whole, &whole->verified, limit_ns);
-    uint64_t committed = check_raft_committed(&whole->raft_check);
-    while (going && !members_caught_up(whole, committed) && whole->world.now_ns < limit_ns)
-        going = step(whole);
-    if (going && !whole->verified)
-        blame(whole, "the store cannot be read after healing");
-    else if (going && !members_caught_up(whole, committed))
-        blame(whole, "not everybody caught up after healing");
-    else if (going)
+    going = settle(whole);
+    for (uint32_t i = 0; going && i < whole->node_count; i++) {
+        if (whole->nodes[i].kept_down)
+            whole_node_boot(&whole->nodes[i]);
+        whole->nodes[i].kept_down = false;
+    }
+    if (going && whole->config.core_first)
+        going = settle(whole);
+    if (going)
         stop_nodes(whole, whole->world.now_ns + HEAL_NS);
 }
 

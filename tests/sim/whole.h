@@ -43,6 +43,7 @@ struct whole_config {
     uint32_t value_bytes_max;
     bool crashes, kills, stalls, partitions, slow_cores, pauses;
     uint32_t rotting; /* the first nodes, so many: their logs may be damaged while they are down */
+    bool core_first;  /* in the end a majority is healed first, and must do without the rest */
     uint64_t operator_ns; /* between changes of the members; 0: none */
     uint64_t fault_mean_ns, outage_ns_max;
     uint32_t turn_ns_max;
@@ -75,6 +76,7 @@ struct whole_node {
     bool retire_wanted; /* it was removed: its machine goes */
     bool gone;          /* for good */
     bool stop_asked;
+    bool kept_down; /* while the others must do without it */
 
     uint64_t member; /* its id among the members; 0: it has not started yet */
     struct whole_media media;
@@ -145,6 +147,7 @@ struct kv_client *whole_client_open(struct whole *whole, const struct whole_node
 /* False: no answer. What is answered is checked. */
 bool whole_client_range(struct whole *whole, struct kv_client *client,
                         const struct whole_range *range);
+bool whole_client_put(struct whole *whole, struct kv_client *client);
 bool whole_client_hash(struct whole *whole, struct kv_client *client, int64_t revision);
 
 /* whole_verify.c */

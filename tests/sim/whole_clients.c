@@ -113,7 +113,7 @@ static void failed(struct whole *whole, uint64_t operation, const struct kv_fail
     whole_text(whole, 0, "operation %" PRIu64 " failed: %s", operation, failure->text);
 }
 
-static void put(struct whole *whole, struct kv_client *client)
+bool whole_client_put(struct whole *whole, struct kv_client *client)
 {
     struct texts texts;
     uint64_t operation = whole_store_call(whole, true);
@@ -125,12 +125,13 @@ static void put(struct whole *whole, struct kv_client *client)
     struct kv_failure failure = {0};
     if (kv_client_put(client, &request, 0, &response, &failure) != 0) {
         failed(whole, operation, &failure);
-        return;
+        return false;
     }
     struct check_outcome outcome = {.revision = (uint64_t)response->header->revision};
     whole_store_add_kv(&outcome, response->prev_kv);
     whole_store_answer(whole, operation, &outcome);
     etcdserverpb__put_response__free_unpacked(response, NULL);
+    return true;
 }
 
 static void delete (struct whole *whole, struct kv_client *client)
@@ -369,7 +370,7 @@ static void operate(struct whole *whole, struct kv_client *client)
     else if (draw < whole->config.txn_percent + whole->config.delete_percent)
         delete (whole, client);
     else
-        put(whole, client);
+        (void)whole_client_put(whole, client);
 }
 
 static void client_run(void *argument)

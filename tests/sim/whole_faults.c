@@ -186,9 +186,9 @@ void whole_heal(struct whole *whole)
         bool began = node->sim.running || node->boot.slot != SIM_EVENT_IDLE;
         node->sim.cost_ns_max = whole->config.turn_ns_max;
         sim_event_cancel(&whole->world, &node->boot);
-        if (whole->config.crashes)
+        if (whole->config.crashes || node->kept_down)
             whole_node_power_cut(node); /* what it acknowledged must be there after one more */
-        if (began && !node->sim.running)
+        if (began && !node->kept_down && !node->sim.running)
             whole_node_boot(node);
     }
     whole->load_ended = true;

@@ -15,6 +15,8 @@ static void verify_node(struct whole *whole, const struct whole_node *node)
     struct prng *prng = whole_prng(whole, WORKLOAD);
     const struct check_store *model = &whole->store.model;
     struct whole_range range = {.from = 0, .to = WHOLE_KEYS - 1};
+    while (!whole_client_put(whole, client))
+        pause();
     while (!whole_client_range(whole, client, &range))
         pause();
     for (uint32_t i = 0; i < PAST_READS; i++) {
@@ -34,7 +36,7 @@ static void verify_run(void *argument)
 {
     struct whole *whole = argument;
     for (uint32_t i = 0; i < whole->node_count; i++)
-        if (whole_node_is_voter(&whole->nodes[i]))
+        if (whole_node_is_voter(&whole->nodes[i]) && !whole->nodes[i].kept_down)
             verify_node(whole, &whole->nodes[i]);
     whole->verified = true;
 }
