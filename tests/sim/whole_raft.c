@@ -167,7 +167,7 @@ static void on_row(struct bytes key, struct lsm_version version, enum lsm_kind k
     leave(node);
 }
 
-static void on_committed(const struct mvcc *mvcc maybe_unused, uint64_t index)
+static void on_committed(const struct mvcc *mvcc, uint64_t index)
 {
     struct whole_node *node = enter();
     struct whole *whole = node->whole;
@@ -176,6 +176,12 @@ static void on_committed(const struct mvcc *mvcc maybe_unused, uint64_t index)
         verdict_set(&whole->verdict, SIM_SAFETY,
                     "state machine: node %u ends a batch at %" PRIu64 ", executed is %" PRIu64,
                     node->sim.id, index, node->executed);
+    uint64_t revision = (uint64_t)mvcc_revision(mvcc), wanted = whole_store_revision(whole, index);
+    if (revision != wanted)
+        verdict_set(&whole->verdict, SIM_SAFETY,
+                    "store: node %u is at revision %" PRIu64 " after entry %" PRIu64
+                    ", expected %" PRIu64,
+                    node->sim.id, revision, index, wanted);
     check_raft_state(&whole->raft_check, node->member, index, node->state_hash);
     leave(node);
 }

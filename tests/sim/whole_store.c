@@ -24,6 +24,7 @@ void whole_store_deinit(struct whole *whole)
     check_store_deinit(&whole->store.model);
     check_history_deinit(&whole->store.history);
     arena_deinit(&whole->store.scratch);
+    free(whole->store.revisions);
 }
 
 /* ---- the log -------------------------------------------------------------------------------- */
@@ -89,12 +90,31 @@ static uint64_t execute(struct whole_store *store, const struct request *request
     }
 }
 
+/* Entries that execute nothing come between. */
+static void remember_revisions(struct whole_store *store, uint64_t index)
+{
+    if (index >= store->revision_capacity) {
+        store->revision_capacity = u64_max(index + 1, store->revision_capacity * 2 + 1024);
+        store->revisions =
+            sim_realloc(store->revisions, store->revision_capacity * sizeof(*store->revisions));
+    }
+    for (uint64_t at = store->index; at < index; at++)
+        store->revisions[at] = store->model.revision;
+}
+
+uint64_t whole_store_revision(const struct whole *whole, uint64_t index)
+{
+    const struct whole_store *store = &whole->store;
+    return index >= store->index ? store->model.revision : store->revisions[index];
+}
+
 void whole_store_execute(struct whole *whole, const struct entry *entry)
 {
     struct whole_store *store = &whole->store;
     struct request request;
     if (entry->index <= store->index)
         return;
+    remember_revisions(store, entry->index);
     store->index = entry->index;
     if (entry->type != ENTRY_NORMAL ||
         request_decode(&request, bytes_make(entry->payload, entry->payload_bytes)) < 0 ||

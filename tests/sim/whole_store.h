@@ -26,7 +26,9 @@ struct whole_stream {
 struct whole_store {
     struct check_store model;
     struct check_history history;
-    uint64_t index; /* the model executed the log up to here */
+    uint64_t index;      /* the model executed the log up to here */
+    uint64_t *revisions; /* [index]: of the model, when it had executed that */
+    uint64_t revision_capacity;
     struct whole_stream streams[WHOLE_STREAMS_MAX];
     uint32_t stream_count;
     struct arena scratch;
@@ -37,6 +39,9 @@ void whole_store_deinit(struct whole *whole);
 
 /* A node is about to execute this entry. */
 void whole_store_execute(struct whole *whole, const struct entry *entry);
+
+/* The revision that a state machine must have which executed the log up to `index`. */
+uint64_t whole_store_revision(const struct whole *whole, uint64_t index);
 
 /* The number of a new operation. */
 uint64_t whole_store_call(struct whole *whole, bool write);
