@@ -108,12 +108,10 @@ static void arrived_free(struct arrived *arrived)
     free(arrived);
 }
 
-/* What is queued is forgotten, to come once more. */
 static void drain(struct snapshot_receive *receive)
 {
     while (receive->first != NULL)
         arrived_free(arrived_pop(receive));
-    receive->expected = receive->writing;
 }
 
 /* ---- what is there of an earlier try -------------------------------------------------------- */
@@ -392,10 +390,8 @@ int snapshot_receive_offer(struct snapshot_receive *receive, const struct peer_i
         cancel(receive); /* the next offer begins it */
         return 0;
     }
-    if (receive->taking && !receive->canceled) { /* it lost the connection, and what was on it */
-        drain(receive);
+    if (receive->taking && !receive->canceled) /* it lost the connection, and what was on it */
         tell_state(receive, SNAPSHOT_WANTED, receive->expected);
-    }
     return 0;
 }
 
@@ -416,12 +412,10 @@ int snapshot_receive_chunk(struct snapshot_receive *receive, const struct peer_i
     if (error < 0)
         return error;
     if (!receive->taking || receive->canceled || input->header.from != receive->from ||
-        chunk.transfer != receive->files.transfer || chunk.position < receive->expected)
-        return 0; /* of an earlier transfer or connection */
+        chunk.transfer != receive->files.transfer || chunk.position != receive->expected)
+        return 0; /* of an earlier transfer or connection, or behind a lost one: T1 */
     if (!chunk_fits(receive, &chunk, bytes) || crc32c(0, input->payload, bytes) != chunk.crc)
         return ERR_CORRUPT;
-    if (chunk.position > receive->expected)
-        return ERR_CLOSED; /* T1 */
     if (receive->expected - receive->written > QUEUE_BYTES_MAX)
         return ERR_LIMIT;
     struct arrived *arrived = malloc(sizeof(*arrived));

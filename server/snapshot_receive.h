@@ -6,8 +6,9 @@
  *           snapshot, and the process starts again: server/snapshot_install.h takes it from there.
  *           Who has what the snapshot holds says so at once and receives nothing.
  * Invariants
- *   T1  chunks are taken in order of position, each byte once: a chunk before `expected` came twice
- *       and is dropped, one after it means that some are lost and ends its connection.
+ *   T1  chunks are taken in order of position, each byte once: only the one at `expected` is taken.
+ *       One before it came twice; one after it follows a lost one, and the next offer is answered
+ *       with where to go on.
  *   T2  written <= writing <= expected; what is queued is exactly [writing, expected).
  *   T3  nothing of an earlier transfer is queued or written when another begins.
  *   T4  snap/incoming/OFFER names the transfer that the files beside it belong to. Complete files
