@@ -241,11 +241,13 @@ static int set_store(const struct membership *membership, struct mvcc *mvcc, uin
                : mvcc_meta_put(mvcc, name_make(name, REMOVED_PREFIX, id), bytes_make(NULL, 0));
 }
 
-/* Does the change do to the quorum what the request says? Both come in one entry. */
+/* Does the change do to the quorum what the request says, at once? Both come in one entry. A joint
+ * configuration would keep a removed member for a while. */
 static bool change_matches(const struct raft_config_change *change, enum request_kind kind,
                            const struct member *member)
 {
-    if (change->count != 1 || change->changes[0].id != member->id)
+    if (change->count != 1 || change->changes[0].id != member->id ||
+        change->transition != RAFT_TRANSITION_AUTO)
         return false;
     switch (change->changes[0].kind) {
     case RAFT_CHANGE_ADD_VOTER:

@@ -124,11 +124,21 @@ Test(membership, a_refused_change_changes_nothing)
     change.context = context;
     raft_config_change_encode(&change, twisted->payload);
     free((void *)context.data);
+    struct proposal *joint = world_change(1, 5, REQUEST_MEMBER_REMOVE, 2, false);
+    cr_assert_eq(
+        raft_config_change_decode(bytes_make(joint->payload, joint->payload_bytes), &change), 0);
+    change.transition = RAFT_TRANSITION_EXPLICIT; /* it would stay a member of the outgoing half */
+    context = bytes_make(malloc(change.context.size), change.context.size);
+    memcpy((void *)context.data, change.context.data, context.size);
+    change.context = context;
+    raft_config_change_encode(&change, joint->payload);
+    free((void *)context.data);
+    world_log(world, joint, ENTRY_CONFIG_CHANGE);
     world->entries[5].payload_bytes--; /* of `broken` */
     world_start(world, 1);
-    static const int wants[] = {ERR_MEMBER_EXISTS, ERR_MEMBER_NOT_FOUND, ERR_CONFIG, ERR_MALFORMED,
-                                ERR_MALFORMED};
-    for (uint64_t index = 1; index <= 5; index++) {
+    static const int wants[] = {ERR_MEMBER_EXISTS, ERR_MEMBER_NOT_FOUND, ERR_CONFIG,
+                                ERR_MALFORMED,     ERR_MALFORMED,        ERR_MALFORMED};
+    for (uint64_t index = 1; index <= 6; index++) {
         cr_expect_eq(apply_at(world, index), wants[index - 1], "entry %lu", (unsigned long)index);
         cr_expect_eq(world->membership.config_index, 0, "entry %lu", (unsigned long)index);
         cr_expect_eq(world->membership.set.count, 2);
