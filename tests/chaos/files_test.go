@@ -306,6 +306,11 @@ func TestDamagedFiles(t *testing.T) {
 			}
 			after := sums(t, s.Data())
 			for path, sum := range before {
+				// Tables are opened before a damaged log is judged: they tell whether other members
+				// may have copies. They begin a manifest of the same content.
+				if strings.HasPrefix(d.why, "log: ") && (filepath.Base(path) == "CURRENT" || strings.HasPrefix(filepath.Base(path), "MANIFEST-")) {
+					continue
+				}
 				if again, is := after[path]; !is || again != sum {
 					t.Errorf("the attempt changed %s (there: %v)", path, is)
 				}
