@@ -1,6 +1,5 @@
 #include "core/disk_cpu.h"
 
-#include <ctype.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -8,8 +7,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-
-#include "core/base.h"
 
 #define INTERRUPTS_BYTES_MAX ((size_t)1024 * 1024)
 #define CPUS_MAX             4096

@@ -369,8 +369,11 @@ void wal_append(struct wal *wal, struct wal_append *append)
 /* ---- the ring -----------------------------------------------------------------------------------
  */
 
-struct io_span wal_ring_page(struct wal *wal)
+/* Fills ring_page with the headers of what is durable, and says where it belongs. */
+static struct io_span ring_begin(struct wal *wal)
 {
+    invariant(!wal->ring_busy);
+    wal->ring_busy = true;
     uint64_t in_flight = u64_min(wal_in_flight(wal), WAL_TRAIL_HEADERS);
     size_t skipped = (size_t)in_flight * WAL_HEADER_BYTES; /* issued only: W5 */
     memcpy(wal->ring_page, wal->history + skipped, WAL_TRAIL_BYTES - skipped);
@@ -381,24 +384,35 @@ struct io_span wal_ring_page(struct wal *wal)
                             .bytes = WAL_PAGE_BYTES};
 }
 
-static void ring_write_done(struct io_op *op, int32_t result)
+static void ring_end(struct wal *wal, int32_t result)
 {
-    struct wal *wal = container_of(op, struct wal, ring_op);
     if (result != (int32_t)WAL_PAGE_BYTES)
-        fatal("log write failed: %s/ring: %s", wal->directory,
+        fatal("log write failed: %s/ring offset %llu: %s", wal->directory,
+              (unsigned long long)wal_ring_offset(wal->ring_slots, wal->ring_sequence),
               result < 0 ? err_text(result) : "short write");
     wal->ring_busy = false;
     if (wal_in_flight(wal) == 0)
         wal_went_idle(wal);
 }
 
+void wal_ring_write(struct wal *wal)
+{
+    invariant(!wal->ring_busy);
+    if (wal->durable_sequence != wal->ring_sequence)
+        ring_end(wal, await_write(wal->ring, ring_begin(wal), IO_WRITE_DURABLE));
+}
+
+static void ring_write_done(struct io_op *op, int32_t result)
+{
+    ring_end(container_of(op, struct wal, ring_op), result);
+}
+
 static void ring_follow(struct wal *wal)
 {
     if (wal->ring_busy || wal->durable_sequence - wal->ring_sequence < WAL_RING_STRIDE)
         return;
-    wal->ring_busy = true;
     io_op_init(&wal->ring_op, ring_write_done);
-    reactor_write(wal->reactor, &wal->ring_op, wal->ring, wal_ring_page(wal), 0);
+    reactor_write(wal->reactor, &wal->ring_op, wal->ring, ring_begin(wal), 0);
 }
 
 /* ---- completion ---------------------------------------------------------------------------------

@@ -243,8 +243,6 @@ void wal_superblock_write(struct wal *wal, bool clean); /* fiber */
  * other write of the ring may be under way. */
 void wal_ring_write(struct wal *wal);
 
-/* Fills ring_page with these headers and says where it belongs. */
-struct io_span wal_ring_page(struct wal *wal);
 void wal_keeper_start(struct wal *wal);
 void wal_keeper_stop(struct wal *wal); /* fiber: returns when it has ended */
 void wal_keeper_kick(struct wal *wal);

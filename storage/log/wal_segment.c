@@ -232,22 +232,6 @@ static void end_fence(struct wal *wal)
     wal_acknowledge(wal);
 }
 
-void wal_ring_write(struct wal *wal)
-{
-    invariant(!wal->ring_busy);
-    if (wal->durable_sequence == wal->ring_sequence)
-        return;
-    wal->ring_busy = true;
-    struct io_span span = wal_ring_page(wal);
-    int32_t result = await_write(wal->ring, span, IO_WRITE_DURABLE);
-    if (result != (int32_t)WAL_PAGE_BYTES)
-        fatal("log write failed: %s/ring offset %llu: %s", wal->directory,
-              (unsigned long long)span.offset, result < 0 ? err_text(result) : "short write");
-    wal->ring_busy = false;
-    if (wal_in_flight(wal) == 0)
-        wal_went_idle(wal);
-}
-
 static void keeper_main(void *argument)
 {
     struct wal *wal = argument;
