@@ -12,6 +12,7 @@
 #include "core/logger.h"
 #include "storage/lsm/checkpoint.h"
 #include "storage/lsm/lsm.h"
+#include "tests/sim/small_store.h"
 #include "tests/sim/world.h"
 
 enum {
@@ -51,22 +52,9 @@ static uint32_t store_key(uint64_t index, char key[16])
 static void store_open(struct store *store, const char *dir, uint64_t log_first, uint64_t log_last)
 {
     uint64_t term;
-    struct lsm_options options = {
-        .dir = dir,
-        .memtable_bytes = 16 * KIB,
-        .memtables_max = 4,
-        .block_cache_bytes_per_core = 64 * KIB,
-        .block_bytes = 512,
-        .table_bytes = 8 * KIB,
-        .level_base_bytes = 16 * KIB,
-        .level_ratio = 3,
-        .level0_tables = 2,
-        .core_count = 1,
-        .message_kind_base = STORE_MESSAGES,
-        .random_seed = 7,
-        .log_first_index = log_first,
-        .log_last_index = log_last,
-    };
+    struct lsm_options options = small_lsm_options(dir, STORE_MESSAGES);
+    options.log_first_index = log_first;
+    options.log_last_index = log_last;
     store->core = core_current();
     int error = lsm_open(store->core, &options, &store->lsm);
     sim_check(error == 0, "lsm_open: %s; %s", err_name(error), logger_last_error());

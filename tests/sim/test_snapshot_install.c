@@ -19,6 +19,7 @@
 #include "tests/sim/disk.h"
 #include "tests/sim/memory.h"
 #include "tests/sim/reactor_sim.h"
+#include "tests/sim/small_store.h"
 #include "tests/sim/snapshot_store.c"
 
 enum {
@@ -447,15 +448,6 @@ struct crash {
     bool armed, finished;
 };
 
-static struct core_options core_options_default(void)
-{
-    return (struct core_options){.reactor = {.files_max = 256,
-                                             .buffer_bytes = 2 * MIB,
-                                             .recv_buffer_bytes = 4096,
-                                             .recv_buffer_count = 4},
-                                 .fibers_max = 32};
-}
-
 struct revival {
     uint64_t agreed; /* must be there */
     uint64_t found;
@@ -498,7 +490,7 @@ static void revive(struct crash *crash, enum sim_loss loss)
                                                 .log_to_stderr = crash->only_cut != 0});
     struct sim_world *outer = sim_world_enter(world);
     sim_node_init(&node, world, disk);
-    struct core_options options = core_options_default();
+    struct core_options options = small_core_options();
     sim_node_boot(&node, &options, 1);
     if (crash->only_cut != 0) /* not in the recorded run: writing lines takes time */
         logger_set_level(LOG_LEVEL_INFO);
@@ -561,14 +553,20 @@ static void lose_entry(struct member *member)
     sim_check(member->fault == LOST && member->agreed == CAUGHT_UP, "the damage was not found");
 }
 
+/* A member's tables, to be sent. */
+static void sender_make(void)
+{
+    invariant(await_make_directory("/sender") == 0);
+    store_make_checkpoint("/sender/lsm", SNAPSHOT_LAST, "/sender/out");
+}
+
 static void crash_run(void *argument)
 {
     struct crash *crash = argument;
     const struct scenario *scenario = crash->scenario;
     struct member *member = &crash->member;
     struct reception reception;
-    invariant(await_make_directory("/sender") == 0);
-    store_make_checkpoint("/sender/lsm", SNAPSHOT_LAST, "/sender/out");
+    sender_make();
     member_start(member);
     member_append(member, OWN_LAST / 2);
     store_flush(&member->store);
@@ -619,7 +617,7 @@ static void run_in_world(struct crash *crash, void (*run)(void *), uint64_t disk
     cr_assert_eq(sim_disk_make_directory(crash->disk, "/data"), 0);
     sim_disk_power_cut(crash->disk, SIM_LOSS_NONE, &crash->losses); /* that one is old */
     sim_node_init(&crash->node, &crash->world, crash->disk);
-    struct core_options options = core_options_default();
+    struct core_options options = small_core_options();
     sim_node_boot(&crash->node, &options, 1);
     crash->world.on_disk_change = on_disk_change;
     crash->world.on_disk_change_context = crash;
@@ -687,8 +685,7 @@ static void verify_run(void *argument)
     struct crash *crash = argument;
     bool cancel = true;
     uint32_t flips = 0;
-    invariant(await_make_directory("/sender") == 0);
-    store_make_checkpoint("/sender/lsm", SNAPSHOT_LAST, "/sender/out");
+    sender_make();
     struct snapshot_files *files = files_list("/sender/out");
     cr_expect_eq(verify_out(SNAPSHOT_LAST, store_term(SNAPSHOT_LAST)), 0);
     cr_expect_eq(verify_out(SNAPSHOT_LAST - 1, store_term(SNAPSHOT_LAST)), ERR_CORRUPT);
@@ -744,8 +741,7 @@ static void damage_run(void *argument)
     struct crash *crash = argument;
     struct member *member = &crash->member;
     struct reception reception;
-    invariant(await_make_directory("/sender") == 0);
-    store_make_checkpoint("/sender/lsm", SNAPSHOT_LAST, "/sender/out");
+    sender_make();
     member_start(member);
     reception_begin(&reception, member, 77);
     uint64_t half = 0;
@@ -784,8 +780,7 @@ static void resume_run(void *argument)
     struct crash *crash = argument;
     struct member *member = &crash->member;
     struct reception reception;
-    invariant(await_make_directory("/sender") == 0);
-    store_make_checkpoint("/sender/lsm", SNAPSHOT_LAST, "/sender/out");
+    sender_make();
     member_start(member);
     reception_begin(&reception, member, 77);
     uint64_t complete = reception.files->files[0].bytes + reception.files->files[1].bytes;
@@ -814,8 +809,7 @@ static void full_run(void *argument)
     struct crash *crash = argument;
     struct member *member = &crash->member;
     struct reception reception;
-    invariant(await_make_directory("/sender") == 0);
-    store_make_checkpoint("/sender/lsm", SNAPSHOT_LAST, "/sender/out");
+    sender_make();
     member_start(member);
     reception_begin(&reception, member, 77);
     wait_for_end(&reception);

@@ -22,6 +22,7 @@
 #include "tests/sim/disk.h"
 #include "tests/sim/memory.h"
 #include "tests/sim/reactor_sim.h"
+#include "tests/sim/small_store.h"
 #include "tests/sim/world.h"
 #include "tests/unit/mvcc_model.c"
 
@@ -190,20 +191,7 @@ struct stack {
 
 static void tables_open(struct stack *stack)
 {
-    struct lsm_options options = {
-        .dir = "/data/lsm",
-        .memtable_bytes = 16 * KIB,
-        .memtables_max = 4,
-        .block_cache_bytes_per_core = 64 * KIB,
-        .block_bytes = 512,
-        .table_bytes = 8 * KIB,
-        .level_base_bytes = 16 * KIB,
-        .level_ratio = 3,
-        .level0_tables = 2,
-        .core_count = 1,
-        .message_kind_base = MESSAGE_KIND_BASE,
-        .random_seed = 7,
-    };
+    struct lsm_options options = small_lsm_options("/data/lsm", MESSAGE_KIND_BASE);
     stack->shared = mvcc_shared_create();
     mvcc_configure_lsm(stack->shared, &options);
     int error = lsm_open(stack->core, &options, &stack->lsm);
@@ -499,15 +487,6 @@ struct crash {
     bool finished;
 };
 
-static struct core_options core_options_default(void)
-{
-    return (struct core_options){.reactor = {.files_max = 256,
-                                             .buffer_bytes = 2 * MIB,
-                                             .recv_buffer_bytes = 4096,
-                                             .recv_buffer_count = 4},
-                                 .fibers_max = 32};
-}
-
 struct revival {
     uint64_t acknowledged;
     struct prng pace;
@@ -542,7 +521,7 @@ static void found_run(void *argument)
 
 static void run_on(struct sim_node *node, void (*entry)(void *argument), struct revival *revival)
 {
-    struct core_options options = core_options_default();
+    struct core_options options = small_core_options();
     revival->finished = false;
     sim_node_boot(node, &options, 1);
     sim_enter(node, 0);
@@ -642,7 +621,7 @@ Test(storage_crash, every_power_cut_of_a_workload_is_survived, .timeout = 280)
     cr_assert_eq(sim_disk_make_directory(crash->disk, "/data"), 0);
     sim_disk_power_cut(crash->disk, SIM_LOSS_NONE, &crash->pace); /* the directory itself is old */
     sim_node_init(&crash->node, &crash->world, crash->disk);
-    struct core_options options = core_options_default();
+    struct core_options options = small_core_options();
     sim_node_boot(&crash->node, &options, 1);
     crash->world.on_disk_change = on_disk_change;
     crash->world.on_disk_change_context = crash;

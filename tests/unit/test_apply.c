@@ -1,9 +1,8 @@
 /* server/apply.h: what of the log is executed, and by whom it was asked for. */
 #include "tests/unit/fake_lsm.c"
 #include "tests/unit/log_world.h"
+#include "tests/unit/lone_core.h"
 
-#include "core/core.h"
-#include "core/mesh.h"
 #include "server/apply.h"
 #include "server/node_private.h"
 #include "server/raft_driver.h"
@@ -51,16 +50,7 @@ static void come_home(struct proposal *proposal)
 
 static void begin(uint32_t voters)
 {
-    struct core_options options = {.reactor = {.core_count = 1,
-                                               .files_max = 16,
-                                               .buffer_bytes = 64 * KIB,
-                                               .recv_buffer_bytes = 4096,
-                                               .recv_buffer_count = 4},
-                                   .fibers_max = 4};
-    char reason[256] = "";
-    cr_assert_eq(mesh_create(1, 16, &mesh), 0);
-    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
-    core_set_current(core);
+    lone_core_create(&mesh, &core);
     node = aligned_alloc(CACHE_LINE_BYTES, u64_round_up(sizeof(*node), CACHE_LINE_BYTES));
     memset(node, 0, sizeof(*node));
     driver = calloc(1, sizeof(*driver));
@@ -126,9 +116,7 @@ static void end(void)
     world_destroy(world);
     free(driver);
     free(node);
-    core_set_current(NULL);
-    core_destroy(core);
-    mesh_destroy(mesh);
+    lone_core_destroy(mesh, core);
 }
 
 /* ---- who has a say -------------------------------------------------------------------------- */

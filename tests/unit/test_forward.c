@@ -2,9 +2,8 @@
  * what is applied when, are in the test's hands. */
 #include "tests/unit/fake_lsm.c"
 #include "tests/unit/log_world.h"
+#include "tests/unit/lone_core.h"
 
-#include "core/core.h"
-#include "core/mesh.h"
 #include "consensus/raft_internal.h"
 #include "server/forward.h"
 #include "server/node_private.h"
@@ -106,16 +105,7 @@ static void apply_all(void)
 /* Voters 1 .. `voters`, member 1 is us; learner 2 as well when there is one voter. */
 static void begin(uint32_t voters)
 {
-    struct core_options options = {.reactor = {.core_count = 1,
-                                               .files_max = 16,
-                                               .buffer_bytes = 64 * KIB,
-                                               .recv_buffer_bytes = 4096,
-                                               .recv_buffer_count = 4},
-                                   .fibers_max = 4};
-    char reason[256] = "";
-    cr_assert_eq(mesh_create(1, 16, &mesh), 0);
-    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
-    core_set_current(core);
+    lone_core_create(&mesh, &core);
     node = aligned_alloc(CACHE_LINE_BYTES, u64_round_up(sizeof(*node), CACHE_LINE_BYTES));
     memset(node, 0, sizeof(*node));
     driver = calloc(1, sizeof(*driver));
@@ -163,9 +153,7 @@ static void end(void)
     free(driver->raft_memory);
     free(driver);
     free(node);
-    core_set_current(NULL);
-    core_destroy(core);
-    mesh_destroy(mesh);
+    lone_core_destroy(mesh, core);
 }
 
 static void give(struct raft_message message)
