@@ -165,11 +165,14 @@ static int start_tables(struct node *node, struct core *core, const struct wal_r
 {
     char directory[CONFIG_TEXT_BYTES + 8];
     snprintf(directory, sizeof(directory), "%s/lsm", node->config->data_dir);
+    bool few = buggify("node: levels hold a few rows");
     struct lsm_options options = {
         .dir = directory,
         .memtable_bytes = memtable_bytes(node),
         .block_cache_bytes_per_core = block_cache_bytes_per_core(node),
-        .level0_tables = LEVEL0_TABLES,
+        .level0_tables = few ? 2 : LEVEL0_TABLES,
+        .level_base_bytes = few ? 8 * KIB : 0,
+        .table_bytes = few ? 4 * KIB : 0,
         .compression = compression_of(node->config->compression),
         .compression_top = LSM_COMPRESSION_NONE,
         .core_count = node->core_count,

@@ -11,10 +11,11 @@
 #include "tests/sim/verdict.h"
 #include "tests/sim/world.h"
 
-#define REPLAY_BYTES         512
-#define BUGGIFY_SITE_PERCENT 25
-#define BUGGIFY_FIRE_PERCENT 25
-#define TRACE_LINES_ON_ERROR 60
+#define REPLAY_BYTES          512
+#define BUGGIFY_SITE_PERCENT  25
+#define BUGGIFY_FIRE_PERCENT  25
+#define BUGGIFY_OFTEN_PERCENT 75
+#define TRACE_LINES_ON_ERROR  60
 
 static bool fail_by_exit;
 
@@ -77,11 +78,23 @@ bool sim_plant(const char *name)
 }
 #endif
 
+static bool is_often(const struct sim_world *world, const char *name)
+{
+    const char *const *often = world->options.buggify_often;
+    while (often != NULL && *often != NULL && strcmp(*often, name) != 0)
+        often++;
+    return often != NULL && *often != NULL;
+}
+
 /* A quarter of the sites is active in a run, and an active one fires a quarter of the time. */
 bool sim_buggify(const char *name)
 {
     struct sim_world *world = sim_world_current();
-    if (world == NULL || !world->options.buggify)
+    if (world == NULL)
+        return false;
+    if (is_often(world, name))
+        return prng_chance(sim_prng(world, SIM_STREAM_FAULTS), BUGGIFY_OFTEN_PERCENT, 100);
+    if (!world->options.buggify)
         return false;
     if (sim_seed_split(world->options.seed, name) % 100 >= BUGGIFY_SITE_PERCENT)
         return false;

@@ -49,7 +49,10 @@ static struct sim_request *file_request(struct reactor *reactor, struct io_op *o
 
 static void changes_disk(struct sim_request *request)
 {
-    request->node->world->disk_changes++;
+    struct sim_node *node = request->node;
+    node->world->disk_changes++;
+    if (node->on_disk_request != NULL)
+        node->on_disk_request(node, request);
 }
 
 /* ---- starting ------------------------------------------------------------------------------- */

@@ -41,8 +41,10 @@ static void config_calm(struct whole_config *config, uint64_t calls_per_second)
     config->call_timeout_ms = 5000;
     config->value_bytes_max = 128;
     config->turn_ns_max = 8000;
-    config->crashes = config->stalls = config->partitions = config->slow_cores = false;
+    config->crashes = config->traps = config->stalls = config->partitions = config->slow_cores =
+        false;
     config->short_reads = config->buggify = config->pauses = config->compactions = false;
+    config->small_stores = false;
     config->operator_ns = 0;
     config->rotting = 0;
     config->core_first = false;
@@ -77,6 +79,8 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     config->buggify = prng_chance(&prng, 3, 4);
     config->partitions = prng_chance(&prng, 3, 4);
     config->kills = prng_chance(&prng, 1, 2);
+    config->traps = config->crashes && prng_chance(&prng, 3, 4);
+    config->small_stores = prng_chance(&prng, 1, 3);
     config->pauses = prng_chance(&prng, 1, 3);
     if (prng_chance(&prng, 1, 2)) { /* changes take seconds: nodes must be connected for so long */
         config->operator_ns = 50 * NS_PER_MS << prng_below(&prng, 6);
@@ -99,16 +103,18 @@ void whole_config_print(const struct whole_config *config, FILE *out)
     fprintf(out,
             "nodes=%u cores=%u sector=%u safety=%.0fs clients=%u reads=%u%% txns=%u%% deletes=%u%% "
             "compactions=%d think=%.0fms timeout=%" PRIu64 "ms value=%u operator every %.0fms\n"
-            "crashes=%d kills=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d faults every "
-            "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d core-first=%d\n",
+            "crashes=%d kills=%d traps=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d "
+            "faults every "
+            "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d small-stores=%d "
+            "core-first=%d\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
             config->clients, config->read_percent, config->txn_percent, config->delete_percent,
             config->compactions, (double)config->think_ns / 1e6, config->call_timeout_ms,
             config->value_bytes_max, (double)config->operator_ns / 1e6, config->crashes,
-            config->kills, config->rotting, config->stalls, config->partitions, config->slow_cores,
-            config->pauses, (double)config->fault_mean_ns / 1e6,
+            config->kills, config->traps, config->rotting, config->stalls, config->partitions,
+            config->slow_cores, config->pauses, (double)config->fault_mean_ns / 1e6,
             (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
-            config->buggify, config->core_first);
+            config->buggify, config->small_stores, config->core_first);
 }
 
 /* ---- the run -------------------------------------------------------------------------------- */
@@ -185,14 +191,22 @@ static void first_nodes(struct whole *whole)
         whole_node_boot(whole_node_add(whole, cluster));
 }
 
+/* What makes flushes, merges and snapshots frequent. */
+static const char *const small_stores[] = {"node: memtables hold a few rows",
+                                           "node: levels hold a few rows",
+                                           "driver: no tail of the log", NULL};
+
 static void whole_init(struct whole *whole, const struct raftsim_options *options)
 {
     whole->options = options;
     whole_config_draw(&whole->config, options);
-    sim_world_init(&whole->world, &(struct sim_options){.seed = options->seed,
-                                                        .buggify = whole->config.buggify,
-                                                        .log_to_stderr = options->log,
-                                                        .short_reads = whole->config.short_reads});
+    sim_world_init(
+        &whole->world,
+        &(struct sim_options){.seed = options->seed,
+                              .buggify = whole->config.buggify,
+                              .buggify_often = whole->config.small_stores ? small_stores : NULL,
+                              .log_to_stderr = options->log,
+                              .short_reads = whole->config.short_reads});
     sim_world_enter(&whole->world);
     whole_store_init(whole);
     whole_raft_start(whole);

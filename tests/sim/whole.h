@@ -41,13 +41,13 @@ struct whole_config {
     bool compactions;
     uint64_t think_ns, call_timeout_ms;
     uint32_t value_bytes_max;
-    bool crashes, kills, stalls, partitions, slow_cores, pauses;
+    bool crashes, kills, traps, stalls, partitions, slow_cores, pauses;
     uint32_t rotting; /* the first nodes, so many: their logs may be damaged while they are down */
     bool core_first;  /* in the end a majority is healed first, and must do without the rest */
     uint64_t operator_ns; /* between changes of the members; 0: none */
     uint64_t fault_mean_ns, outage_ns_max;
     uint32_t turn_ns_max;
-    bool short_reads, buggify;
+    bool short_reads, buggify, small_stores;
 };
 
 struct whole_hash {
@@ -60,6 +60,19 @@ struct whole_range {
     uint32_t from, to;
     uint64_t revision;
     bool stale; /* whatever the node has, without asking the others */
+};
+
+/* What a node's disk does when the node crashes (whole_trap.c). */
+enum whole_trap {
+    WHOLE_TRAP_NONE,
+    WHOLE_TRAP_BOOT, /* nothing yet: it started a moment ago */
+    WHOLE_TRAP_WRITE,
+    WHOLE_TRAP_WRITES,
+    WHOLE_TRAP_SYNC,
+    WHOLE_TRAP_NAME,
+    WHOLE_TRAP_SNAPSHOT,
+    WHOLE_TRAP_RECEIVED,
+    WHOLE_TRAP_COUNT
 };
 
 struct whole;
@@ -77,6 +90,10 @@ struct whole_node {
     bool gone;          /* for good */
     bool stop_asked;
     bool kept_down; /* while the others must do without it */
+
+    enum whole_trap trap;
+    uint32_t trap_steps; /* still to come */
+    struct sim_event trap_event;
 
     uint64_t member; /* its id among the members; 0: it has not started yet */
     struct whole_media media;
@@ -132,6 +149,14 @@ bool whole_node_is_voter(const struct whole_node *node);
 void whole_faults_start(struct whole *whole);
 void whole_faults_end(struct whole *whole);
 void whole_heal(struct whole *whole); /* no more harm; everything runs */
+/* For a while; `power`: not only of the process. No-op when it is down. */
+void whole_faults_crash(struct whole_node *node, bool power);
+
+/* whole_trap.c */
+void whole_trap_init(struct whole_node *node);
+void whole_trap_set(struct whole_node *node); /* it crashes when its disk does something drawn */
+void whole_trap_boot(struct whole_node *node, uint64_t boot_ns); /* soon after it starts */
+void whole_trap_clear(struct whole_node *node);
 
 /* whole_operator.c */
 void whole_operator_start(struct whole *whole);

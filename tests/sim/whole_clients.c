@@ -292,12 +292,20 @@ bool whole_client_range(struct whole *whole, struct kv_client *client,
     return true;
 }
 
+/* Any, or one that is not compacted. */
+static uint64_t past_revision(struct whole *whole)
+{
+    uint64_t newest = whole->store.history.floor;
+    uint64_t oldest = chance(whole, 50) ? 1 : u64_max(1, whole->store.model.compacted);
+    return oldest > newest ? newest : oldest + prng_below(workload(whole), newest - oldest + 1);
+}
+
 static void get(struct whole *whole, struct kv_client *client)
 {
     struct whole_range range = {.from = some_key(whole)};
     range.to = chance(whole, 70) ? range.from : (uint32_t)u64_min(range.from + 3, WHOLE_KEYS - 1);
     if (chance(whole, 20))
-        range.revision = 1 + prng_below(workload(whole), whole->store.history.floor);
+        range.revision = past_revision(whole);
     range.stale = range.revision == 0 && chance(whole, 10);
     (void)whole_client_range(whole, client, &range);
 }

@@ -22,6 +22,7 @@ static struct whole_node *some_node(struct whole *whole)
 
 #define ROT_BYTES_MAX 1024
 #define SEGMENTS_MAX  64
+#define AGAIN_NS_MAX  (2 * NS_PER_MS) /* a start at once */
 
 struct segments {
     char names[SEGMENTS_MAX][64];
@@ -52,21 +53,29 @@ static void rot(struct whole_node *node)
     whole_text(node->whole, node->sim.id, "* rot in %s at %llu", path, (unsigned long long)offset);
 }
 
-/* Power is cut, or only the process is killed; it boots again later. */
-static void crash_for_a_while(struct whole_node *node)
+/* Power is cut, or only the process is killed; it boots again later, or at once, maybe for another
+ * crash. */
+void whole_faults_crash(struct whole_node *node, bool power)
 {
     struct whole *whole = node->whole;
     if (!node->sim.running)
         return;
-    if (whole->config.kills && prng_chance(faults(whole), 1, 2))
+    whole_trap_clear(node);
+    if (!power && whole->config.kills && prng_chance(faults(whole), 1, 2))
         whole_node_kill(node);
     else
         whole_node_power_cut(node);
     if (node < whole->nodes + whole->config.rotting && prng_chance(faults(whole), 1, 2))
         for (uint64_t more = prng_below(faults(whole), 4); more > 0; more--)
             rot(node);
-    whole_node_boot_at(node, whole->world.now_ns +
-                                 prng_below(faults(whole), whole->config.outage_ns_max + 1));
+    bool again = whole->config.traps && prng_chance(faults(whole), 1, 4);
+    uint64_t outage_ns = again ? AGAIN_NS_MAX : whole->config.outage_ns_max;
+    uint64_t boot_ns = whole->world.now_ns + prng_below(faults(whole), outage_ns + 1);
+    whole_node_boot_at(node, boot_ns);
+    if (again && prng_chance(faults(whole), 1, 2))
+        whole_trap_boot(node, boot_ns);
+    else if (again)
+        whole_trap_set(node);
 }
 
 /* Nothing passes between machines `a` and `b`, or only one way, until then. */
@@ -136,11 +145,13 @@ static void do_harm(struct whole *whole)
     struct whole_node *node = some_node(whole);
     uint64_t until_ns = whole->world.now_ns + prng_below(prng, config->outage_ns_max + 1);
     uint64_t draw = prng_below(prng, 24);
-    if (draw < 8 && config->crashes)
-        crash_for_a_while(node);
+    if (draw < 5 && config->traps)
+        whole_trap_set(node);
+    else if (draw < 8 && config->crashes)
+        whole_faults_crash(node, false);
     else if (draw < 9 && config->crashes)
         for (uint32_t i = 0; i < whole->node_count; i++)
-            crash_for_a_while(&whole->nodes[i]);
+            whole_faults_crash(&whole->nodes[i], false);
     else if (draw < 13 && config->stalls)
         stall(whole, whole->machine.id, node->sim.id, until_ns);
     else if (draw < 17 && config->partitions && whole->node_count > 1)
@@ -186,6 +197,7 @@ void whole_heal(struct whole *whole)
         bool began = node->sim.running || node->boot.slot != SIM_EVENT_IDLE;
         node->sim.cost_ns_max = whole->config.turn_ns_max;
         sim_event_cancel(&whole->world, &node->boot);
+        whole_trap_clear(node);
         if (whole->config.crashes || node->kept_down)
             whole_node_power_cut(node); /* what it acknowledged must be there after one more */
         if (began && !node->kept_down && !node->sim.running)

@@ -96,6 +96,7 @@ void whole_node_retire(struct whole_node *node)
 {
     whole_text(node->whole, node->sim.id, "* retired");
     sim_event_cancel(&node->whole->world, &node->boot);
+    whole_trap_clear(node);
     whole_node_kill(node);
     node->gone = true;
 }
@@ -207,6 +208,9 @@ struct whole_node *whole_node_add(struct whole *whole, const char *cluster)
     node_configure(node, cluster);
     sim_event_init(&node->boot, boot_event);
     sim_event_init(&node->watch, watch_event);
+    whole_trap_init(node);
+    if (whole->config.traps && prng_chance(whole_prng(whole, FAULTS), 1, 4))
+        whole_trap_set(node);
     sim_event_schedule(&whole->world, &node->watch, whole->world.now_ns + WATCH_NS);
     return node;
 }
@@ -215,6 +219,7 @@ void whole_node_free(struct whole_node *node)
 {
     sim_event_cancel(&node->whole->world, &node->boot);
     sim_event_cancel(&node->whole->world, &node->watch);
+    whole_trap_clear(node);
     if (node->sim.running)
         sim_node_crash(&node->sim);
     sim_node_deinit(&node->sim);

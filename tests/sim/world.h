@@ -117,13 +117,16 @@ struct sim_node {
     struct sim_request *requests; /* in flight, all cores */
     uint32_t cost_ns_max;         /* of one turn */
     int64_t wall_offset_ns;
+    /* Called when an operation that changes the disk starts, in the node's turn; NULL: not. */
+    void (*on_disk_request)(struct sim_node *node, const struct sim_request *request);
     uint64_t random_state; /* seed of the next incarnation's reactors */
 };
 
 struct sim_options {
     uint64_t seed;
-    bool buggify;       /* let production code take unlikely paths */
-    bool log_to_stderr; /* the nodes' log lines */
+    bool buggify;                     /* let production code take unlikely paths */
+    const char *const *buggify_often; /* these as a rule; NULL ends the list, or stands for none */
+    bool log_to_stderr;               /* the nodes' log lines */
     bool short_reads;
 };
 
