@@ -18,11 +18,6 @@ void fatal_set_flush(void (*flush)(void))
     atomic_store(&fatal_flush_hook, flush);
 }
 
-void invariant_fail(const char *condition, const char *file, int line, const char *function)
-{
-    fatal("invariant failed: %s at %s:%d in %s()", condition, file, line, function);
-}
-
 /* No stdio: nothing here may wait for a lock that the failing code holds. */
 static void fatal_write(const char *bytes, size_t count)
 {
@@ -37,18 +32,12 @@ static void fatal_write(const char *bytes, size_t count)
     }
 }
 
-void fatal(const char *format, ...)
+__attribute__((noreturn)) static void fatal_end(const char *message)
 {
     static const char start[] = "{\"level\":\"fatal\",\"msg\":\"";
-    char message[FATAL_MESSAGE_BYTES_MAX];
-    char line[sizeof(start) + 2 * sizeof(message) + 4];
+    char line[sizeof(start) + 2 * FATAL_MESSAGE_BYTES_MAX + 4];
     size_t used = sizeof(start) - 1;
     memcpy(line, start, used);
-
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(message, sizeof(message), format, arguments);
-    va_end(arguments);
     for (const char *at = message; *at != '\0'; at++) {
         if (*at == '"' || *at == '\\')
             line[used++] = '\\';
@@ -63,4 +52,25 @@ void fatal(const char *format, ...)
         flush();
     fatal_write(line, used);
     abort();
+}
+
+void fatal(const char *format, ...)
+{
+    char message[FATAL_MESSAGE_BYTES_MAX];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof(message), format, arguments);
+    va_end(arguments);
+#if KV_SIMULATED
+    sim_fatal(message);
+#endif
+    fatal_end(message);
+}
+
+void invariant_fail(const char *condition, const char *file, int line, const char *function)
+{
+    char message[FATAL_MESSAGE_BYTES_MAX];
+    snprintf(message, sizeof(message), "invariant failed: %s at %s:%d in %s()", condition, file,
+             line, function);
+    fatal_end(message);
 }

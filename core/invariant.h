@@ -46,6 +46,8 @@ struct sim_mark {
     uint32_t hits;
 };
 bool sim_buggify(const char *name);
+/* fatal() in a simulated process ends that process, or returns: then the run ends. */
+void sim_fatal(const char *message);
 #define sometimes(condition, label)                                                                \
     do {                                                                                           \
         static struct sim_mark sim_mark_                                                           \

@@ -448,6 +448,11 @@ int32_t sim_disk_read(struct sim_disk *disk, struct sim_file *file, struct io_sp
     return (int32_t)total;
 }
 
+static uint64_t limit_bytes(const struct sim_disk *disk)
+{
+    return disk->faults.limit_bytes == 0 ? disk->capacity_bytes : disk->faults.limit_bytes;
+}
+
 /* Counts what the file will occupy; -ENOSPC when the disk is full. */
 static int32_t occupy(struct sim_disk *disk, struct sim_inode *inode, uint64_t end)
 {
@@ -455,8 +460,10 @@ static int32_t occupy(struct sim_disk *disk, struct sim_inode *inode, uint64_t e
     if (wanted <= inode->allocated_bytes)
         return 0;
     uint64_t more = wanted - inode->allocated_bytes;
-    if (disk->used_bytes + more > disk->capacity_bytes)
+    if (disk->used_bytes + more > limit_bytes(disk)) {
+        disk->faults.errors++;
         return -ENOSPC;
+    }
     disk->used_bytes += more;
     inode->allocated_bytes = wanted;
     return 0;
@@ -656,6 +663,7 @@ int sim_disk_list(struct sim_disk *disk, const char *path,
 
 void sim_disk_space(const struct sim_disk *disk, uint64_t *free_bytes, uint64_t *total_bytes)
 {
-    *free_bytes = disk->capacity_bytes - disk->used_bytes;
+    uint64_t limit = limit_bytes(disk);
+    *free_bytes = limit > disk->used_bytes ? limit - disk->used_bytes : 0;
     *total_bytes = disk->capacity_bytes;
 }

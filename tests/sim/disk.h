@@ -71,6 +71,25 @@ int sim_disk_list(struct sim_disk *disk, const char *path,
 void sim_disk_space(const struct sim_disk *disk, uint64_t *free_bytes, uint64_t *total_bytes);
 bool sim_disk_lock(struct sim_disk *disk, struct sim_file *file); /* false: somebody holds it */
 
+/* ---- faults while it runs (disk_faults.c) ------------------------------------------------*/
+
+/* What the disk does to requests from now on; all zero: nothing. */
+struct sim_disk_faults {
+    uint32_t slow_factor;     /* each takes so many times as long; 0: as usual */
+    uint32_t error_per_mille; /* of writes, syncs and allocations fail with -EIO */
+    uint64_t limit_bytes;     /* nothing more may be occupied, -ENOSPC; 0: the disk's capacity */
+    uint64_t errors;          /* how many requests failed, ever, for one of these reasons */
+};
+struct sim_disk_faults *sim_disk_faults(struct sim_disk *disk);
+
+/* Answer -EIO. Of the write some pages in front may have arrived, as if not durable. */
+int32_t sim_disk_write_fails(struct sim_disk *disk, struct sim_inode *inode, struct io_span span,
+                             struct prng *prng);
+/* Each page that waits is durable, or forgotten (the disk's old content shows again, and a later
+ * sync says nothing of it), or waits on. */
+int32_t sim_disk_sync_fails(struct sim_disk *disk, struct sim_inode *inode, uint64_t sequence,
+                            struct prng *prng);
+
 /* ---- power cuts ----------------------------------------------------------------------------- */
 
 enum sim_loss {

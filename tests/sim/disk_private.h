@@ -1,6 +1,6 @@
 /*
- * disk_private.h - the structures of the simulated disk, shared by disk.c (files and names) and
- * disk_crash.c (clones and power cuts).
+ * disk_private.h - the structures of the simulated disk, shared by disk.c (files and names),
+ * disk_crash.c (clones and power cuts), disk_media.c (what is at rest) and disk_faults.c.
  *
  * Invariants
  *   D1  versions of a page, sizes of a file and waiting name operations ascend by sequence.
@@ -79,6 +79,7 @@ struct sim_disk {
     uint64_t next_inode;
     uint64_t capacity_bytes, used_bytes;
     uint32_t sector_bytes;
+    struct sim_disk_faults faults;
     struct sim_inode *inodes;
     struct sim_inode *root;
     struct name_operation *operations;

@@ -6,6 +6,7 @@
 
 #if SIM_HEAPS
 #include <mimalloc.h>
+#include <stdio.h>
 
 static mi_heap_t *world_heap(void)
 {
@@ -48,6 +49,27 @@ void sim_heap_enter(struct sim_heap *heap)
     mi_heap_set_default(heap == NULL ? world_heap() : (mi_heap_t *)(void *)heap);
 }
 
+static bool count_block(const mi_heap_t *heap, const mi_heap_area_t *area, void *block,
+                        size_t bytes, void *argument)
+{
+    struct sim_heap_use *use = argument;
+    (void)heap;
+    (void)area;
+    if (block == NULL) /* the area itself */
+        return true;
+    use->blocks++;
+    use->bytes += bytes;
+    use->one_bytes = bytes;
+    return true;
+}
+
+struct sim_heap_use sim_heap_use(struct sim_heap *heap)
+{
+    struct sim_heap_use use = {0};
+    mi_heap_visit_blocks((mi_heap_t *)(void *)heap, true, count_block, &use);
+    return use;
+}
+
 #else
 
 struct sim_heap {
@@ -88,6 +110,12 @@ void sim_heap_destroy(struct sim_heap *heap)
 void sim_heap_enter(struct sim_heap *heap)
 {
     (void)heap;
+}
+
+struct sim_heap_use sim_heap_use(struct sim_heap *heap)
+{
+    (void)heap;
+    return (struct sim_heap_use){0};
 }
 
 #endif

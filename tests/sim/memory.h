@@ -24,4 +24,11 @@ struct sim_heap *sim_heap_create(void);
 void sim_heap_destroy(struct sim_heap *heap); /* with everything in it */
 void sim_heap_enter(struct sim_heap *heap);   /* NULL: back to the world's */
 
+/* What is allocated in it and not freed: how many blocks, of how many bytes, and how large one of
+ * them is; all zero where there are no heaps. */
+struct sim_heap_use {
+    uint64_t blocks, bytes, one_bytes;
+};
+struct sim_heap_use sim_heap_use(struct sim_heap *heap);
+
 #endif

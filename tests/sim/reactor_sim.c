@@ -339,7 +339,7 @@ uint64_t reactor_sim_turn_end(struct reactor *reactor)
 
 uint64_t reactor_now_ns(const struct reactor *reactor)
 {
-    return reactor->now_ns;
+    return sim_node_clock_ns(reactor->node, reactor->now_ns);
 }
 
 /* Every look takes time, so that a turn's budget runs out as it does on a real core. */
@@ -348,12 +348,13 @@ uint64_t reactor_clock_ns(const struct reactor *reactor)
     struct reactor *mine = (struct reactor *)(uintptr_t)reactor;
     struct prng *prng = sim_prng(reactor->node->world, SIM_STREAM_SCHEDULE);
     mine->clock_ns += 1 + prng_below(prng, CLOCK_READ_NS_MAX);
-    return mine->clock_ns;
+    return sim_node_clock_ns(reactor->node, mine->clock_ns);
 }
 
 int64_t reactor_wall_ns(const struct reactor *reactor)
 {
-    return reactor->node->wall_offset_ns + (int64_t)reactor->clock_ns;
+    const struct sim_node *node = reactor->node;
+    return node->wall_offset_ns + (int64_t)sim_node_clock_ns(node, reactor->clock_ns);
 }
 
 uint64_t reactor_random(struct reactor *reactor)

@@ -78,6 +78,7 @@ struct reactor {
     struct reactor_options options;
     struct sim_node *node;
     struct prng prng;
+    /* In the world's time; its node's clock may drift from it. */
     uint64_t now_ns;   /* constant within a turn */
     uint64_t clock_ns; /* grows by a little whenever it is read */
     uint32_t ops_pending;

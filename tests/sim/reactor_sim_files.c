@@ -44,6 +44,8 @@ static struct sim_request *file_request(struct reactor *reactor, struct io_op *o
                         bytes / 1024 * FILE_NS_PER_KIB;
     if (prng_chance(prng, SLOW_PER_MILLE, 1000))
         delay_ns *= 1 + prng_below(prng, SLOW_FACTOR);
+    if (reactor->node->disk != NULL)
+        delay_ns *= u64_max(1, sim_disk_faults(reactor->node->disk)->slow_factor);
     return sim_request_start(reactor, op, kind, delay_ns);
 }
 
@@ -216,6 +218,28 @@ static int32_t write_now(struct sim_request *request, struct sim_disk *disk,
     return sim_disk_write(disk, inode, request->span, durable);
 }
 
+/* The disk answers with an error: the result, else 0. */
+static int32_t fails_now(struct sim_request *request)
+{
+    struct sim_world *world = request->node->world;
+    struct sim_disk *disk = request->node->disk;
+    struct prng *prng = sim_prng(world, SIM_STREAM_FAULTS);
+    uint32_t per_mille = disk == NULL ? 0 : sim_disk_faults(disk)->error_per_mille;
+    if (per_mille == 0 || !prng_chance(prng, per_mille, 1000))
+        return 0;
+    switch (request->kind) {
+    case SIM_REQUEST_WRITE:
+        return sim_disk_write_fails(disk, request->file->inode, request->span, prng);
+    case SIM_REQUEST_SYNC:
+        return sim_disk_sync_fails(disk, request->file->inode, request->sync_sequence, prng);
+    case SIM_REQUEST_ALLOCATE:
+        sim_disk_faults(disk)->errors++;
+        return -EIO;
+    default: /* only what writes */
+        return 0;
+    }
+}
+
 static int32_t name_now(const struct sim_request *request, struct sim_disk *disk)
 {
     switch (request->kind) {
@@ -252,47 +276,46 @@ static enum sim_kind kind_of(const struct sim_request *request)
     }
 }
 
+static int32_t take_effect(struct sim_request *request, bool *changed)
+{
+    struct sim_disk *disk = request->node->disk;
+    struct sim_inode *inode = request->file == NULL ? NULL : request->file->inode;
+    switch (request->kind) {
+    case SIM_REQUEST_OPEN:
+        *changed = (request->flags & (IO_OPEN_CREATE | IO_OPEN_TRUNCATE)) != 0;
+        return open_now(request);
+    case SIM_REQUEST_CLOSE:
+        *changed = false;
+        return 0;
+    case SIM_REQUEST_READ:
+        *changed = false;
+        return read_now(request);
+    case SIM_REQUEST_WRITE:
+        return write_now(request, disk, inode, (request->flags & IO_WRITE_DURABLE) != 0);
+    case SIM_REQUEST_SYNC:
+        sim_disk_sync(disk, inode, request->sync_sequence);
+        return 0;
+    case SIM_REQUEST_ALLOCATE:
+        return sim_disk_allocate(disk, inode, request->span.offset, request->bytes);
+    case SIM_REQUEST_TRUNCATE:
+        return sim_disk_truncate(disk, inode, request->bytes);
+    case SIM_REQUEST_STAT:
+        *changed = false;
+        return sim_disk_stat(disk, request->path[0], request->stat);
+    default: /* RENAME to REMOVE_DIRECTORY; others are not due here */
+        return name_now(request, disk);
+    }
+}
+
 void sim_file_request_due(struct sim_request *request)
 {
     struct sim_node *node = request->node;
-    struct sim_disk *disk = node->disk;
-    struct sim_inode *inode = request->file == NULL ? NULL : request->file->inode;
-    int32_t result = 0;
     bool changed = true;
-    switch (request->kind) {
-    case SIM_REQUEST_OPEN:
-        result = open_now(request);
-        changed = (request->flags & (IO_OPEN_CREATE | IO_OPEN_TRUNCATE)) != 0;
-        break;
-    case SIM_REQUEST_CLOSE:
-        changed = false;
-        break;
-    case SIM_REQUEST_READ:
-        result = read_now(request);
-        changed = false;
-        break;
-    case SIM_REQUEST_WRITE:
-        result = write_now(request, disk, inode, (request->flags & IO_WRITE_DURABLE) != 0);
-        break;
-    case SIM_REQUEST_SYNC:
-        sim_disk_sync(disk, inode, request->sync_sequence);
-        break;
-    case SIM_REQUEST_ALLOCATE:
-        result = sim_disk_allocate(disk, inode, request->span.offset, request->bytes);
-        break;
-    case SIM_REQUEST_TRUNCATE:
-        result = sim_disk_truncate(disk, inode, request->bytes);
-        break;
-    case SIM_REQUEST_STAT:
-        result = sim_disk_stat(disk, request->path[0], request->stat);
-        changed = false;
-        break;
-    default: /* RENAME to REMOVE_DIRECTORY; others are not due here */
-        result = name_now(request, disk);
-        break;
-    }
+    int32_t result = fails_now(request);
+    if (result == 0)
+        result = take_effect(request, &changed);
     if (request->file != NULL)
-        sim_file_release(disk, request->file);
+        sim_file_release(node->disk, request->file);
     request->file = NULL;
     node->world->disk_changes += changed;
     sim_trace(node->world, node, request->reactor->options.core, kind_of(request),

@@ -48,6 +48,7 @@ static void config_calm(struct whole_config *config, uint64_t calls_per_second)
     config->operator_ns = 0;
     config->rotting = 0;
     config->core_first = false;
+    config->disk = (struct whole_disk_config){.slow = false};
 }
 
 void whole_config_draw(struct whole_config *config, const struct raftsim_options *options)
@@ -91,6 +92,7 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     if (config->crashes && config->operator_ns == 0 && prng_chance(&prng, 1, 2))
         config->rotting = (config->nodes - 1) / 2;
     config->core_first = config->operator_ns == 0 && prng_chance(&prng, 1, 2);
+    whole_disk_draw(&config->disk, &prng);
     if (options->calm != 0)
         config_calm(config, options->calm);
     if (options->nodes != 0)
@@ -106,7 +108,8 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             "crashes=%d kills=%d traps=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d "
             "faults every "
             "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d small-stores=%d "
-            "core-first=%d\n",
+            "core-first=%d\n"
+            "disks: slow=%d errors=%d full=%d drift=%uppm\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
             config->clients, config->read_percent, config->txn_percent, config->delete_percent,
             config->compactions, (double)config->think_ns / 1e6, config->call_timeout_ms,
@@ -114,7 +117,8 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             config->kills, config->traps, config->rotting, config->stalls, config->partitions,
             config->slow_cores, config->pauses, (double)config->fault_mean_ns / 1e6,
             (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
-            config->buggify, config->small_stores, config->core_first);
+            config->buggify, config->small_stores, config->core_first, config->disk.slow,
+            config->disk.errors, config->disk.full, config->disk.drift_ppm_max);
 }
 
 /* ---- the run -------------------------------------------------------------------------------- */
@@ -153,9 +157,11 @@ static bool stop_node(struct whole *whole, struct whole_node *node, uint64_t lim
         return true;
     node->stop_asked = true;
     node_request_stop(node->node);
-    while (going && node_state(node->node) != NODE_STOPPED &&
+    while (going && node->sim.running && node_state(node->node) != NODE_STOPPED &&
            node_state(node->node) != NODE_FAILED && whole->world.now_ns < limit_ns)
         going = step(whole);
+    if (!node->sim.running)
+        return going; /* its process ended, for what its disk did before */
     if (going && node_state(node->node) == NODE_STOPPED)
         whole_node_shut_down(node);
     else if (going && (node_state(node->node) != NODE_FAILED || whole_node_is_member(node)))

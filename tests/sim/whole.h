@@ -32,6 +32,12 @@
 #define WHOLE_KEYS        6
 #define WHOLE_HASHES_MAX  24
 
+/* What may happen to disks while they are used, and to clocks. */
+struct whole_disk_config {
+    bool slow, errors, full;
+    uint32_t drift_ppm_max;
+};
+
 struct whole_config {
     uint64_t seed;
     uint32_t nodes, cores;
@@ -48,6 +54,7 @@ struct whole_config {
     uint64_t fault_mean_ns, outage_ns_max;
     uint32_t turn_ns_max;
     bool short_reads, buggify, small_stores;
+    struct whole_disk_config disk;
 };
 
 struct whole_hash {
@@ -89,7 +96,9 @@ struct whole_node {
     bool retire_wanted; /* it was removed: its machine goes */
     bool gone;          /* for good */
     bool stop_asked;
-    bool kept_down; /* while the others must do without it */
+    bool kept_down;         /* while the others must do without it */
+    uint64_t disk_until_ns; /* its disk does harm until then; 0: none */
+    uint64_t disk_errors;   /* that it had given when this process began */
 
     enum whole_trap trap;
     uint32_t trap_steps; /* still to come */
@@ -117,7 +126,7 @@ struct whole {
     uint32_t node_count;
     struct sim_node machine; /* of the clients */
     struct whole_client clients[WHOLE_CLIENTS_MAX];
-    struct sim_event fault;
+    struct sim_event fault, disk_fault;
     struct whole_store store;
     uint64_t seen_revision[WHOLE_KEYS]; /* by whoever read or wrote the key last */
     struct whole_hash hashes[WHOLE_HASHES_MAX];
@@ -125,7 +134,7 @@ struct whole {
     bool load_ended; /* clients have stopped */
     bool operator_ended;
     bool verified; /* every node has what it must */
-    uint64_t crashes, restarts, rots, leaderships;
+    uint64_t crashes, restarts, rots, leaderships, ends;
     uint64_t members_added, members_promoted, members_removed, leaders_moved;
 };
 
@@ -157,6 +166,13 @@ void whole_trap_init(struct whole_node *node);
 void whole_trap_set(struct whole_node *node); /* it crashes when its disk does something drawn */
 void whole_trap_boot(struct whole_node *node, uint64_t boot_ns); /* soon after it starts */
 void whole_trap_clear(struct whole_node *node);
+
+/* whole_disk_faults.c */
+void whole_disk_draw(struct whole_disk_config *config, struct prng *prng);
+int32_t whole_disk_drift_ppm(struct whole *whole); /* of a new machine's clock */
+void whole_disk_faults_start(struct whole *whole);
+void whole_disk_faults_end(struct whole *whole);       /* disks are well */
+bool whole_disk_failed(const struct whole_node *node); /* since its process began */
 
 /* whole_operator.c */
 void whole_operator_start(struct whole *whole);

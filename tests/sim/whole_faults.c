@@ -178,10 +178,12 @@ void whole_faults_start(struct whole *whole)
     sim_event_init(&whole->fault, fault_event);
     sim_event_schedule(&whole->world, &whole->fault,
                        whole->world.now_ns + whole->config.fault_mean_ns);
+    whole_disk_faults_start(whole);
 }
 
 void whole_faults_end(struct whole *whole)
 {
+    whole_disk_faults_end(whole);
     sim_event_cancel(&whole->world, &whole->fault);
 }
 

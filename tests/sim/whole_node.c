@@ -1,4 +1,5 @@
 /* Machines of the whole-node simulator: what runs on them, and how that begins and ends. */
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "core/invariant.h"
@@ -24,6 +25,7 @@ void whole_node_boot(struct whole_node *node)
                                    .fibers_max = NODE_FIBERS_MAX};
     invariant(!node->gone);
     whole_text(whole, node->sim.id, "! boots");
+    node->disk_errors = sim_disk_faults(node->disk)->errors;
     sim_node_boot(&node->sim, &options, whole->config.cores);
     for (uint32_t i = 0; i < whole->config.cores; i++) {
         sim_enter(&node->sim, i);
@@ -79,17 +81,19 @@ void whole_node_kill(struct whole_node *node)
 void whole_node_shut_down(struct whole_node *node)
 {
     invariant(node_state(node->node) == NODE_STOPPED);
-    for (uint32_t fd = 0; fd < node->sim.descriptor_count; fd++)
-        if (node->sim.descriptors[fd].kind != SIM_FD_FREE)
-            verdict_set(&node->whole->verdict, SIM_SAFETY, "node %u stops with descriptor %u open",
-                        node->sim.id, fd);
     whole_text(node->whole, node->sim.id, "! stopped");
     whole_raft_node_down(node);
     sim_enter(&node->sim, 0);
     node_destroy(node->node);
     sim_leave(&node->sim);
-    sim_node_shutdown(&node->sim);
+    struct sim_leftovers left = sim_node_shutdown(&node->sim);
     node->node = NULL;
+    if (left.fibers + left.descriptors > 0)
+        verdict_set(&node->whole->verdict, SIM_SAFETY,
+                    "node %u stops and leaves %u fibers, %u descriptors, %" PRIu64
+                    " blocks of memory (%" PRIu64 " bytes, one of %" PRIu64 ")",
+                    node->sim.id, left.fibers, left.descriptors, left.heap.blocks, left.heap.bytes,
+                    left.heap.one_bytes);
 }
 
 void whole_node_retire(struct whole_node *node)
@@ -103,20 +107,36 @@ void whole_node_retire(struct whole_node *node)
 
 /* ---- the supervisor ------------------------------------------------------------------------- */
 
-/* A member that joins finds nobody who knows it yet; one that was removed may be told so. Nothing
- * else that is done to nodes here lets one give up. */
+/* A member that joins finds nobody who knows it yet; one that was removed may be told so; a disk
+ * may refuse what it must do. Nothing else that is done to nodes here lets one give up. */
 static void node_failed(struct whole_node *node)
 {
     struct whole *whole = node->whole;
-    bool joins = node->joins && node->member == 0;
+    bool joins = node->joins && node->member == 0, disk = whole_disk_failed(node);
     whole_text(whole, node->sim.id, "! failed: %s", node_failure(node->node));
-    if (joins || node->leaving) {
+    sometimes(disk, "whole: a node does not start for what its disk does, and does later");
+    if (joins || node->leaving || disk) {
         whole_node_kill(node);
         whole_node_boot_at(node, whole->world.now_ns + AGAIN_NS);
         return;
     }
     verdict_set(&whole->verdict, SIM_SAFETY, "node %u does not start: %s", node->sim.id,
                 node_failure(node->node));
+}
+
+/* fatal(): nobody can go on with what its disk did. */
+static void node_ended(struct sim_node *machine, const char *message)
+{
+    struct whole_node *node = container_of(machine, struct whole_node, sim);
+    struct whole *whole = node->whole;
+    whole_text(whole, machine->id, "! ends itself: %s", message);
+    if (!whole_disk_failed(node))
+        verdict_set(&whole->verdict, SIM_CRASH, "node %u ends itself: %s", machine->id, message);
+    sometimes(true, "whole: a process ends for what its disk did");
+    whole->ends++;
+    whole_node_kill(node);
+    if (!node->stop_asked)
+        whole_node_boot_at(node, whole->world.now_ns + AGAIN_NS);
 }
 
 static void node_stopped(struct whole_node *node)
@@ -205,6 +225,8 @@ struct whole_node *whole_node_add(struct whole *whole, const char *cluster)
     whole_media_init(&node->media, node->disk);
     sim_node_init(&node->sim, &whole->world, node->disk);
     node->sim.cost_ns_max = whole->config.turn_ns_max;
+    node->sim.drift_ppm = whole_disk_drift_ppm(whole);
+    node->sim.on_fatal = node_ended;
     node_configure(node, cluster);
     sim_event_init(&node->boot, boot_event);
     sim_event_init(&node->watch, watch_event);

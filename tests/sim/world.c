@@ -1,6 +1,7 @@
 #include "tests/sim/world.h"
 
 #include <inttypes.h>
+#include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <xxhash.h>
@@ -14,7 +15,15 @@
 #define TURN_COST_NS_MAX 20000
 #define HEAP_FAN_OUT     4
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 static struct sim_world *current_world;
+
+/* Where fatal() leaves the turn that is under way, from whatever fiber. Worlds may nest, turns do
+ * not: one world's runs to its end before another world's begins. */
+static jmp_buf turn_end;
 
 /* ---- world ---------------------------------------------------------------------------------- */
 
@@ -229,21 +238,65 @@ static void check_wakeups(const struct sim_node *node)
     }
 }
 
+void sim_fatal(const char *message)
+{
+    struct sim_world *world = current_world;
+    if (world == NULL || world->current == NULL || world->current->node->on_fatal == NULL)
+        return;
+    snprintf(world->fatal, sizeof(world->fatal), "%s", message);
+#if defined(__SANITIZE_ADDRESS__)
+    const struct fiber_pool *pool = &world->current->core->fibers;
+    if (pool->current != NULL)
+        __sanitizer_start_switch_fiber(NULL, pool->asan_stack_bottom, pool->asan_stack_bytes);
+#endif
+    longjmp(turn_end, 1);
+}
+
+/* The turn was left by sim_fatal(). */
+static void turn_was_fatal(struct sim_world *world)
+{
+    struct sim_core *core = world->current;
+    struct fiber_pool *pool = &core->core->fibers;
+#if defined(__SANITIZE_ADDRESS__)
+    if (pool->current != NULL)
+        __sanitizer_finish_switch_fiber(NULL, NULL, NULL);
+#endif
+    pool->current = NULL;
+    world->current = NULL;
+    sim_leave(core->node);
+    core->node->on_fatal(core->node, world->fatal);
+    invariant(!core->node->running);
+}
+
+/* False: the process ended. */
+static bool take_turn(struct sim_core *core, bool *more)
+{
+    struct sim_world *world = core->node->world;
+    world->current = core;
+    if (setjmp(turn_end) != 0) {
+        turn_was_fatal(current_world);
+        return false;
+    }
+    *more = core_turn(core->core, false);
+    return true;
+}
+
 static void core_run_turn(struct sim_event *event)
 {
     struct sim_core *core = container_of(event, struct sim_core, turn);
     struct sim_node *node = core->node;
     struct sim_world *world = node->world;
     uint32_t index = (uint32_t)(core - node->cores);
+    bool more;
     invariant(node->running && world->current == NULL);
     sim_enter(node, index);
     if (core->asleep) {
         core->asleep = false;
         core_sleep_end(core->core);
     }
-    world->current = core;
     reactor_sim_turn_begin(node->reactors[index]);
-    bool more = core_turn(core->core, false);
+    if (!take_turn(core, &more))
+        return;
     uint64_t used_ns = reactor_sim_turn_end(node->reactors[index]);
     uint64_t deadline_ns = 0;
     if (!more && !reactor_sim_has_completions(node->reactors[index]) &&
@@ -258,8 +311,26 @@ static void core_run_turn(struct sim_event *event)
     if (!core->asleep)
         sim_event_schedule(world, &core->turn, core->busy_until_ns);
     else if (deadline_ns != TIMER_NEVER)
-        sim_event_schedule(world, &core->turn, u64_max(deadline_ns, core->busy_until_ns));
+        sim_event_schedule(world, &core->turn,
+                           u64_max(sim_node_world_ns(node, deadline_ns), core->busy_until_ns));
     check_wakeups(node);
+}
+
+uint64_t sim_node_clock_ns(const struct sim_node *node, uint64_t world_ns)
+{
+    int64_t passed_ns = (int64_t)(world_ns - SIM_START_NS);
+    return world_ns + (uint64_t)(passed_ns / 1000000 * node->drift_ppm +
+                                 passed_ns % 1000000 * node->drift_ppm / 1000000);
+}
+
+uint64_t sim_node_world_ns(const struct sim_node *node, uint64_t clock_ns)
+{
+    int64_t passed_ns = (int64_t)(clock_ns - SIM_START_NS), rate = 1000000 + node->drift_ppm;
+    uint64_t world_ns =
+        SIM_START_NS + (uint64_t)(passed_ns / rate * 1000000 + passed_ns % rate * 1000000 / rate);
+    while (sim_node_clock_ns(node, world_ns) < clock_ns)
+        world_ns++;
+    return world_ns;
 }
 
 void sim_core_rouse(struct sim_core *core, uint64_t time_ns)
@@ -365,19 +436,25 @@ void sim_node_crash(struct sim_node *node)
     node_end(node);
 }
 
-void sim_node_shutdown(struct sim_node *node)
+struct sim_leftovers sim_node_shutdown(struct sim_node *node)
 {
+    struct sim_leftovers left = {.fibers = 0};
     for (uint32_t i = 0; i < node->core_count; i++) {
         node->world->current = &node->cores[i];
         sim_enter(node, i);
+        left.fibers += node->cores[i].core->fibers.live;
         core_destroy(node->cores[i].core);
         sim_leave(node);
     }
     node->world->current = NULL;
     invariant(node->requests == NULL);
+    for (uint32_t fd = 0; fd < node->descriptor_count; fd++)
+        left.descriptors += node->descriptors[fd].kind != SIM_FD_FREE;
     reactor_sim_crash_node(node); /* descriptors that are still open */
     sim_heap_enter(node->heap);
     mesh_destroy(node->mesh);
     sim_heap_enter(NULL);
+    left.heap = sim_heap_use(node->heap);
     node_end(node);
+    return left;
 }

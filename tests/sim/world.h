@@ -18,6 +18,7 @@
 #include "core/base.h"
 #include "core/core.h"
 #include "core/prng.h"
+#include "tests/sim/memory.h"
 
 /* Every concern draws from its own stream, split from the seed by name: a change of the workload
  * leaves the draws of network and disk alone. */
@@ -119,7 +120,11 @@ struct sim_node {
     int64_t wall_offset_ns;
     /* Called when an operation that changes the disk starts, in the node's turn; NULL: not. */
     void (*on_disk_request)(struct sim_node *node, const struct sim_request *request);
+    int32_t drift_ppm;     /* its clock goes faster by so much, always */
     uint64_t random_state; /* seed of the next incarnation's reactors */
+    /* The process ended itself, fatal(): it takes no turn any more, and is to be crashed now. NULL:
+     * then fatal() ends the run. */
+    void (*on_fatal)(struct sim_node *node, const char *message);
 };
 
 struct sim_options {
@@ -139,6 +144,7 @@ struct sim_world {
     struct sim_node *nodes[SIM_NODES_MAX];
     uint32_t node_count;
     struct sim_core *current; /* whose turn it is; NULL between turns */
+    char fatal[256];          /* what the process said that ended in this turn */
 
     uint64_t events; /* delivered */
     uint64_t trace_hash, trace_count;
@@ -197,8 +203,16 @@ void sim_leave(struct sim_node *node);
  * sim_disk_power_cut() decides; call that before, while the requests are known. */
 void sim_node_crash(struct sim_node *node);
 
-/* Orderly end: every operation has completed. */
-void sim_node_shutdown(struct sim_node *node);
+/* Orderly end: every operation has completed. What it left behind, which is then gone. */
+struct sim_leftovers {
+    struct sim_heap_use heap;
+    uint32_t fibers, descriptors;
+};
+struct sim_leftovers sim_node_shutdown(struct sim_node *node);
+
+/* What the node's clock shows at `world_ns`, and when it shows `clock_ns` or more. */
+uint64_t sim_node_clock_ns(const struct sim_node *node, uint64_t world_ns);
+uint64_t sim_node_world_ns(const struct sim_node *node, uint64_t clock_ns);
 
 /* Something arrived for a core: end its sleep at `time_ns`. */
 void sim_core_rouse(struct sim_core *core, uint64_t time_ns);
