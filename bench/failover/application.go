@@ -92,27 +92,33 @@ func (a *application) since(moment time.Time) []success {
 	return slices.Clone(a.done[max(0, first-1):])
 }
 
-// gap is the longest time without a success, and the slowest request, in what since() gave.
-func gap(done []success) (longest, slowest time.Duration) {
-	for i, s := range done {
-		if i > 0 {
-			longest = max(longest, s.ended.Sub(done[i-1].ended))
+// gap is a time without a success.
+type gap struct{ from, to time.Time }
+
+func (g gap) length() time.Duration { return g.to.Sub(g.from) }
+
+// longestGap is that between two successes, of which a part lies in a time.
+func longestGap(done []success, from, to time.Time) gap {
+	var longest gap
+	for i := 1; i < len(done); i++ {
+		g := gap{done[i-1].ended, done[i].ended}
+		if g.to.After(from) && g.from.Before(to) && g.length() > longest.length() {
+			longest = g
 		}
-		slowest = max(slowest, s.ended.Sub(s.began))
 	}
-	return longest, slowest
+	return longest
 }
 
 // recovered waits until `watch` has passed since the event and all is well again.
-func (a *application) recovered(event time.Time, watch time.Duration) ([]success, error) {
+func (a *application) recovered(event time.Time, watch time.Duration) error {
 	const limit = time.Minute
 	time.Sleep(time.Until(event.Add(watch)))
 	for time.Since(event) < limit {
 		time.Sleep(100 * time.Millisecond)
 		done := a.since(event)
 		if len(done) > 2*workers && time.Since(done[len(done)-1].ended) < 100*time.Millisecond {
-			return done, nil
+			return nil
 		}
 	}
-	return nil, fmt.Errorf("no recovery within %v", limit)
+	return fmt.Errorf("no recovery within %v", limit)
 }

@@ -75,7 +75,36 @@ func move(c *harness.Cluster, leader *harness.Member) error {
 	return err
 }
 
-type measure struct{ gap, slowest time.Duration }
+const (
+	calmTime  = 500 * time.Millisecond // before an event, at least
+	watchTime = time.Second            // after it
+
+	// A gap that begins later than this after an event is another's doing, until one is explained
+	// otherwise: what an event stops, it stops at once.
+	eventTime = 100 * time.Millisecond
+)
+
+// measure is the longest gap that the event made, those before it and after all was well again,
+// which tell how quiet the machine was, and the slowest request that the event met.
+type measure struct {
+	event, before, later gap
+	slowest              time.Duration
+	disturbed            bool // the witness had to wait for most of the event's gap
+	refused              error
+}
+
+// measured judges what an application saw of an event.
+func measured(done []success, began, ended time.Time) (m measure) {
+	m.event = longestGap(done, began, ended.Add(eventTime))
+	m.before = longestGap(done, began.Add(-calmTime), m.event.from)
+	m.later = longestGap(done, m.event.to, m.event.to.Add(watchTime))
+	for _, s := range done {
+		if s.ended.After(began) && s.began.Before(m.event.to) {
+			m.slowest = max(m.slowest, s.ended.Sub(s.began))
+		}
+	}
+	return m
+}
 
 // once lets an event happen at a random moment, and gives the cluster back whole.
 func (e *event) once(c *harness.Cluster) (measure, error) {
@@ -88,17 +117,22 @@ func (e *event) once(c *harness.Cluster) (measure, error) {
 		return measure{}, err
 	}
 	defer app.close()
-	time.Sleep(500*time.Millisecond + time.Duration(rand.Int64N(int64(300*time.Millisecond))))
+	watch := newWitness(c)
+	defer watch.close()
+	start := time.Now()
+	time.Sleep(calmTime + 300*time.Millisecond + time.Duration(rand.Int64N(int64(300*time.Millisecond))))
 	began := time.Now()
-	if err := e.do(c, leader); err != nil {
+	refused := e.do(c, leader)
+	if refused != nil && e.name != "move" { // which a leader may refuse, and goes on
+		return measure{}, fmt.Errorf("%s: %w", e.what, refused)
+	}
+	ended := time.Now()
+	if err := app.recovered(began, watchTime); err != nil {
 		return measure{}, fmt.Errorf("%s: %w", e.what, err)
 	}
-	done, err := app.recovered(began, 2*time.Second)
-	if err != nil {
-		return measure{}, fmt.Errorf("%s: %w", e.what, err)
-	}
-	var m measure
-	m.gap, m.slowest = gap(done)
+	m := measured(app.since(start), began, ended)
+	m.refused = refused
+	watch.explain(leader, began, &m)
 	if err := e.heal(leader); err != nil {
 		return measure{}, err
 	}
@@ -118,7 +152,8 @@ func failovers(all []*system, names []string, runs int) (string, error) {
 		}
 	}
 	var table strings.Builder
-	fmt.Fprintf(&table, "| event, %d runs | system | gap median | p99 | max | slowest request median | p99 | max |\n|---|---|---|---|---|---|---|---|\n", runs)
+	fmt.Fprintf(&table, "| event, %d runs | system | gap median | p90 | p99 | max | slowest request p99 | gap before p99 | gap later p99 |\n"+
+		"|---|---|---|---|---|---|---|---|---|\n", runs)
 	for _, e := range events {
 		if !slices.Contains(names, e.name) {
 			continue
@@ -131,28 +166,47 @@ func failovers(all []*system, names []string, runs int) (string, error) {
 					return "", fmt.Errorf("%s, %w", s.name, err)
 				}
 				measures[s] = append(measures[s], m)
-				fmt.Fprintf(os.Stderr, "  %-6s %-5s run %2d: gap %4d ms, slowest request %4d ms\n", s.name, e.name, i+1,
-					m.gap.Milliseconds(), m.slowest.Milliseconds())
+				fmt.Fprintf(os.Stderr, "  %-6s %-5s run %2d: gap %5.1f ms, slowest request %5.1f ms, gap before %4.1f ms, later %4.1f ms\n",
+					s.name, e.name, i+1, ms(m.event.length()), ms(m.slowest), ms(m.before.length()), ms(m.later.length()))
+				if m.refused != nil {
+					fmt.Fprintf(os.Stderr, "    refused: %v\n", m.refused)
+				}
 			}
 		}
 		for _, s := range all {
-			fmt.Fprintf(&table, "| %s | %s | %s | %s |\n", e.what, s.name,
-				spread(measures[s], func(m measure) time.Duration { return m.gap }),
-				spread(measures[s], func(m measure) time.Duration { return m.slowest }))
+			table.WriteString(row(e.what, s.name, measures[s]))
+			calm := slices.DeleteFunc(slices.Clone(measures[s]), func(m measure) bool { return m.disturbed })
+			if explainAbove > 0 && len(calm) > 0 && len(calm) < runs {
+				table.WriteString(row(fmt.Sprintf("the %d with a disk and a scheduler at work", len(calm)), s.name, calm))
+			}
 		}
 	}
 	return table.String(), nil
 }
 
-// spread is median, p99 and maximum.
-func spread(all []measure, of func(measure) time.Duration) string {
+func row(what, system string, all []measure) string {
+	gaps := sorted(all, func(m measure) time.Duration { return m.event.length() })
+	return fmt.Sprintf("| %s | %s | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms | %.0f ms |\n", what, system,
+		quantile(gaps, 0.5), quantile(gaps, 0.9), quantile(gaps, 0.99), quantile(gaps, 1),
+		quantile(sorted(all, func(m measure) time.Duration { return m.slowest }), 0.99),
+		quantile(sorted(all, func(m measure) time.Duration { return m.before.length() }), 0.99),
+		quantile(sorted(all, func(m measure) time.Duration { return m.later.length() }), 0.99))
+}
+
+func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func sorted(all []measure, of func(measure) time.Duration) []time.Duration {
 	var values []time.Duration
 	for _, m := range all {
 		values = append(values, of(m))
 	}
 	slices.Sort(values)
-	at := func(share float64) int64 { return values[int(float64(len(values)-1)*share+0.5)].Milliseconds() }
-	return fmt.Sprintf("%d ms | %d ms | %d ms", at(0.5), at(0.99), at(1))
+	return values
+}
+
+// quantile is the nearest of the sorted values, in milliseconds.
+func quantile(values []time.Duration, share float64) float64 {
+	return ms(values[int(float64(len(values)-1)*share+0.5)])
 }
 
 // machine names what the numbers belong to.
@@ -180,7 +234,8 @@ func appendResults(table string) error {
 	}
 	defer file.Close()
 	_, err = fmt.Fprintf(file, "\n## %s, bench/failover\n\n- %s\n- three members of each system on this machine; one clientv3 that knows "+
-		"all three, %d requests in flight, attempts of %v, tried again at once\n- gap: the longest time without a success; election timeout "+
-		"1 s, heartbeat 100 ms, the defaults of both\n\n%s", time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(root), workers, attempt, table)
+		"all three, %d requests in flight, attempts of %v, tried again at once\n- gap: the longest time without a success that began "+
+		"at most %v after the event; before and later: the same client's longest one when nothing happened; election timeout 1 s, heartbeat "+
+		"100 ms, the defaults of both\n\n%s", time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(root), workers, attempt, eventTime, table)
 	return err
 }

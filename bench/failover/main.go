@@ -1,20 +1,25 @@
 // failover measures what an application sees when the leader of three members goes away.
 //
-//	build/peers/failover [--runs 50] [--only kill,pause,move,drain] [--peer etcd] [--record]
+//	build/peers/failover [--runs 50] [--only kill,pause,move,drain] [--peer etcd] [--record] [--explain 150ms]
 //	build/peers/failover --isolated-follower 60 [--peer etcd]    (root, nftables)
 //	build/peers/failover --elections 600 [--peer etcd]
 //
 // The application has one official client (clientv3) that knows all three members, and WORKERS
 // requests in flight: each puts, gives an attempt ATTEMPT, and tries again at once when it failed.
-// The gap is the longest time without any success, from the last one before to the first one after;
-// the slowest request is from its first attempt to its success. Systems take turns, run by run, so
-// that a slow minute hits both. Election timeout and heartbeat are the defaults of both systems: 1 s
-// and 100 ms.
+// The gap is the longest time without any success that the event made, from the last one before to
+// the first one after; the slowest request is from its first attempt to its success. The longest
+// gaps before the event and after it tell how quiet the machine was. Systems take turns, run by run,
+// so that a slow minute hits both. Election timeout and heartbeat are the defaults of both systems:
+// 1 s and 100 ms.
 //
 //	kill    SIGKILL of the leader's process
 //	pause   SIGSTOP of it
 //	move    MoveLeader to another member, as an operator asks for it
 //	drain   SIGTERM of the leader's process
+//
+// --explain prints what the members logged around every gap that was longer, and how long the disk
+// and the scheduler kept this program waiting meanwhile; it writes 4 KiB to the same disk all the
+// time to know. A second row of the table leaves out the runs in which that took most of the gap.
 //
 // --isolated-follower cuts one follower off for so many seconds: neither term nor leader may change.
 // --elections writes as fast as the machine can for so many seconds: no term may change.
@@ -68,7 +73,11 @@ func systems(peer string) ([]*system, error) {
 	if err != nil {
 		return nil, err
 	}
-	flags := []string{"--log-level", "error", "--quota-backend-bytes", fmt.Sprint(8 << 30)}
+	level := "error"
+	if explainAbove > 0 {
+		level = "debug"
+	}
+	flags := []string{"--log-level", level, "--quota-backend-bytes", fmt.Sprint(8 << 30)}
 	all := []*system{{name: "raftd", bin: raftd, flags: flags}}
 	switch peer {
 	case "":
@@ -84,6 +93,7 @@ func run() error {
 	runs := flag.Int("runs", 50, "of each event and system")
 	only := flag.String("only", strings.Join(eventNames(), ","), "events")
 	peer := flag.String("peer", "", "also measure: etcd")
+	flag.DurationVar(&explainAbove, "explain", 0, "tell what happened around gaps longer than this")
 	record := flag.Bool("record", false, "append the table to bench/RESULTS.md")
 	isolated := flag.Int("isolated-follower", 0, "seconds that a follower is cut off")
 	elections := flag.Int("elections", 0, "seconds at saturation")

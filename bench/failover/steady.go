@@ -147,10 +147,10 @@ func isolateOne(s *system, away time.Duration) error {
 	}
 	during := app.since(cut)
 	first := slices.IndexFunc(during, func(done success) bool { return done.ended.After(healed) })
-	gapAway, _ := gap(during[:first])
-	gapBack, _ := gap(during[first-1:])
+	gapAway := longestGap(during[:first], cut, healed)
+	gapBack := longestGap(during[first-1:], healed, time.Now())
 	fmt.Printf("%s: a follower was cut off for %v, %d puts meanwhile; longest gap %d ms, at its return %d ms; it served %d ms after\n",
-		s.name, away, first, gapAway.Milliseconds(), gapBack.Milliseconds(), serves.Milliseconds())
+		s.name, away, first, gapAway.length().Milliseconds(), gapBack.length().Milliseconds(), serves.Milliseconds())
 	return compare(s, before, after)
 }
 
