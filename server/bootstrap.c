@@ -9,7 +9,6 @@
 #include "net/peer_link.h"
 #include "proto/peer.pb-c.h"
 #include "proto/rpc.pb-c.h"
-#include "server/membership.h"
 
 #define ASK_ROUND_NS   (500 * NS_PER_MS)
 #define ASK_ROUNDS     60
@@ -278,25 +277,6 @@ int bootstrap_identity(struct core *core, const struct config *config, struct id
         error = found_cluster(config, flagged, identity, reason, reason_bytes);
     free(flagged);
     return error;
-}
-
-/* ---- who may connect ------------------------------------------------------------------------ */
-
-/* A member that we do not know yet (its addition is not applied here) is let in: Raft tells what
- * its messages are worth. */
-int bootstrap_admit(const struct membership *membership, uint64_t self, uint64_t id, bool fresh,
-                    bool caught_up)
-{
-    const struct member *member = member_find(&membership->set, id);
-    if (membership_is_removed(membership, id))
-        return ERR_MEMBER_REMOVED;
-    if (id == self)
-        return ERR_MEMBER_EXISTS;
-    if (!fresh)
-        return 0;
-    if (member != NULL && member->name[0] != '\0')
-        return ERR_MEMBER_BOOTSTRAPPED;
-    return caught_up ? 0 : ERR_UNAVAILABLE;
 }
 
 /* ---- answering ------------------------------------------------------------------------------ */

@@ -26,15 +26,6 @@ must_check int bootstrap_identity(struct core *core, const struct config *config
 must_check int bootstrap_take_answer(const struct config *config, struct bytes answer,
                                      struct identity *identity, char *reason, size_t reason_bytes);
 
-/* May member `id` connect, which says that its log is `fresh`: empty? One that is known to have
- * started lost what it promised: it must not come back under its id. `caught_up`: this member has
- * applied what it knew to be committed at its start; until then it cannot tell. 0;
- * ERR_MEMBER_REMOVED, ERR_MEMBER_BOOTSTRAPPED: for good; ERR_MEMBER_EXISTS: our own id;
- * ERR_UNAVAILABLE: later. */
-struct membership;
-must_check int bootstrap_admit(const struct membership *membership, uint64_t self, uint64_t id,
-                               bool fresh, bool caught_up);
-
 /* Any core. The answer to a question: its bytes in `answer`, or negative. */
 struct member_set;
 must_check int bootstrap_answer(struct bytes question, uint64_t cluster_id,

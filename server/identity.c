@@ -7,6 +7,7 @@
 #include "core/core.h"
 #include "core/crc32c.h"
 #include "core/invariant.h"
+#include "core/logger.h"
 
 /* docs/formats/identity.md: both files begin alike. */
 #define MAGIC_IDENTITY UINT64_C(0x4449544641523130) /* "01RAFTID" */
@@ -16,9 +17,11 @@
 #define AT_BODY        16 /* the checksum covers everything from here on */
 #define AT_CLUSTER     16
 #define AT_MEMBER      24
-#define AT_FIRST_BYTES 32
-#define AT_FIRST       36
+#define AT_LIFE        32
+#define AT_FIRST_BYTES 40
+#define AT_FIRST       44
 #define AT_COUNT       16
+#define LIFE_BYTES     8 /* by which the older format is shorter */
 #define STARTS_BYTES   IO_ALIGN_BYTES
 #define BLOCK_BYTES                                                                                \
     ((uint32_t)((AT_FIRST + MEMBERS_BYTES_MAX + IO_ALIGN_BYTES - 1) / IO_ALIGN_BYTES) *            \
@@ -43,10 +46,10 @@ static int block_check(const uint8_t *block, uint32_t bytes, uint64_t magic, con
         return ERR_CORRUPT;
     }
     uint32_t format = le32_load(block + AT_FORMAT);
-    if (format != IDENTITY_FORMAT) {
+    if (format != IDENTITY_FORMAT && format != IDENTITY_FORMAT_LIFELESS) {
         snprintf(reason, reason_bytes,
-                 "%s: data format %u, this program reads format %d; use a matching version", path,
-                 format, IDENTITY_FORMAT);
+                 "%s: data format %u, this program reads formats %d and %d; use a matching version",
+                 path, format, IDENTITY_FORMAT_LIFELESS, IDENTITY_FORMAT);
         return ERR_VERSION;
     }
     uint32_t stored = le32_load(block + AT_CRC);
@@ -65,15 +68,25 @@ int identity_decode(struct identity *identity, const uint8_t *block, uint32_t by
     int error = block_check(block, bytes, MAGIC_IDENTITY, path, reason, reason_bytes);
     if (error < 0)
         return error;
+    bool lifeless = le32_load(block + AT_FORMAT) == IDENTITY_FORMAT_LIFELESS;
+    uint32_t shift = lifeless ? LIFE_BYTES : 0;
     identity->cluster_id = le64_load(block + AT_CLUSTER);
     identity->member_id = le64_load(block + AT_MEMBER);
-    uint32_t first_bytes = le32_load(block + AT_FIRST_BYTES);
-    error = first_bytes > bytes - AT_FIRST
-                ? ERR_MALFORMED
-                : members_decode(bytes_make(block + AT_FIRST, first_bytes), identity->first);
+    identity->life = lifeless ? 0 : le64_load(block + AT_LIFE);
+    if (identity->cluster_id == 0 || identity->member_id == 0 ||
+        (identity->life == 0 && !lifeless)) {
+        snprintf(reason, reason_bytes, "%s at offset %d: cluster, member or life is 0; %s", path,
+                 AT_BODY, REMEDY);
+        return ERR_CORRUPT;
+    }
+    uint32_t first_bytes = le32_load(block + AT_FIRST_BYTES - shift);
+    error =
+        first_bytes > bytes - (AT_FIRST - shift)
+            ? ERR_MALFORMED
+            : members_decode(bytes_make(block + AT_FIRST - shift, first_bytes), identity->first);
     if (error < 0)
-        snprintf(reason, reason_bytes, "%s at offset %d: the first members do not decode: %s; %s",
-                 path, AT_FIRST, err_text(error), REMEDY);
+        snprintf(reason, reason_bytes, "%s at offset %u: the first members do not decode: %s; %s",
+                 path, AT_FIRST - shift, err_text(error), REMEDY);
     return error < 0 ? ERR_CORRUPT : 0;
 }
 
@@ -149,6 +162,17 @@ static int lock_take(const char *dir, struct io_file *lock, char *reason, size_t
     return error;
 }
 
+/* Nobody was told a life of a directory of the older format, so any will do from now on. */
+static int identity_upgrade(const struct config *config, struct identity *identity, char *reason,
+                            size_t reason_bytes)
+{
+    int error = identity_create(config, identity, reason, reason_bytes);
+    if (error == 0)
+        log_info("the data directory has a newer format now", LOG_TEXT("dir", config->data_dir),
+                 LOG_U64("from", IDENTITY_FORMAT_LIFELESS), LOG_U64("to", IDENTITY_FORMAT));
+    return error;
+}
+
 /* 1: read; 0: there is none and the directory is empty. */
 static int identity_read(const struct config *config, struct identity *identity, uint8_t *block,
                          char *reason, size_t reason_bytes)
@@ -159,6 +183,8 @@ static int identity_read(const struct config *config, struct identity *identity,
     int bytes = block_load(dir, "IDENTITY", block, BLOCK_BYTES);
     if (bytes >= 0) {
         int error = identity_decode(identity, block, (uint32_t)bytes, path, reason, reason_bytes);
+        if (error == 0 && identity->life == 0)
+            error = identity_upgrade(config, identity, reason, reason_bytes);
         return error < 0 ? error : 1;
     }
     uint32_t names = 0;
@@ -207,6 +233,9 @@ int identity_create(const struct config *config, struct identity *identity, char
 {
     uint8_t *block = calloc(1, BLOCK_BYTES);
     invariant(block != NULL && identity->cluster_id != 0 && identity->member_id != 0);
+    while (identity->life == 0)
+        identity->life = reactor_random(core_reactor(core_current()));
+    le64_store(block + AT_LIFE, identity->life);
     le64_store(block + AT_CLUSTER, identity->cluster_id);
     le64_store(block + AT_MEMBER, identity->member_id);
     size_t first_bytes = members_encode(identity->first, block + AT_FIRST);

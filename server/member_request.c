@@ -120,13 +120,12 @@ int member_publish(struct node *node)
 {
     const struct config *config = node->config;
     const struct member *known = member_find(&node->membership.set, node->identity.member_id);
-    struct member own = {.id = node->identity.member_id, .client = config->advertise_client};
-    if (known != NULL && strcmp(known->name, config->name) == 0 &&
+    struct member own = {.id = node->identity.member_id,
+                         .life = node->identity.life,
+                         .client = config->advertise_client};
+    if (known != NULL && known->life == own.life && strcmp(known->name, config->name) == 0 &&
         urls_equal(&known->client, &config->advertise_client))
         return 0;
-    /* Others take a member that has a name and no log for one whose disk was emptied. */
-    if (node->raft->raft.log.durable_index == 0 && !planted_bug(named_without_log))
-        return ERR_UNAVAILABLE;
     memcpy(own.name, config->name, sizeof(own.name));
     return member_request(node, REQUEST_MEMBER_PUBLISH, &own);
 }

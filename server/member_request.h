@@ -34,7 +34,8 @@ must_check int member_request(struct node *node, enum request_kind kind,
 must_check struct proposal *member_request_make(struct node *node, enum request_kind kind,
                                                 const struct member *member);
 
-/* Fiber. Makes name and client addresses of this member known, if they are not yet. Tries once. */
+/* Fiber. Makes name, client addresses and life of this member known, if they are not yet. Tries
+ * once. */
 must_check int member_publish(struct node *node);
 
 #endif

@@ -276,18 +276,29 @@ size_t member_encode(const struct member *member, uint8_t to[MEMBER_BYTES_MAX])
 {
     Etcdserverpb__Member message;
     char *texts[2 * CONFIG_URLS_MAX];
+    Raftpb__MemberLife life = RAFTPB__MEMBER_LIFE__INIT;
     member_to_message(member, &message, texts);
-    invariant(etcdserverpb__member__get_packed_size(&message) <= MEMBER_BYTES_MAX);
-    return etcdserverpb__member__pack(&message, to);
+    life.life = member->life;
+    invariant(etcdserverpb__member__get_packed_size(&message) +
+                  raftpb__member_life__get_packed_size(&life) <=
+              MEMBER_BYTES_MAX);
+    size_t bytes = etcdserverpb__member__pack(&message, to);
+    return bytes + raftpb__member_life__pack(&life, to + bytes);
 }
 
 int member_decode(struct bytes from, struct member *member)
 {
     Etcdserverpb__Member *message = etcdserverpb__member__unpack(NULL, from.size, from.data);
-    if (message == NULL)
-        return ERR_MALFORMED;
-    int error = member_from_message(message, member);
-    etcdserverpb__member__free_unpacked(message, NULL);
+    Raftpb__MemberLife *life = raftpb__member_life__unpack(NULL, from.size, from.data);
+    int error = message == NULL || life == NULL ? ERR_MALFORMED : 0;
+    if (error == 0)
+        error = member_from_message(message, member);
+    if (error == 0)
+        member->life = life->life;
+    if (message != NULL)
+        etcdserverpb__member__free_unpacked(message, NULL);
+    if (life != NULL)
+        raftpb__member_life__free_unpacked(life, NULL);
     return error;
 }
 

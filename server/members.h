@@ -24,6 +24,7 @@
 
 struct member {
     uint64_t id;
+    uint64_t life; /* of the data directory that it told its name from; 0: not told yet */
     bool learner;
     char name[MEMBER_NAME_BYTES]; /* empty: never started */
     struct config_urls peer, client;
@@ -57,16 +58,16 @@ void members_config(const struct member_set *set, struct raft_config *config);
 uint32_t member_addresses(const struct config_urls *peer,
                           struct peer_address addresses[PEER_ADDRESSES_MAX]);
 
-/* As etcdserverpb.Member. */
+/* As etcdserverpb.Member, then raftpb.MemberLife. */
 size_t member_encode(const struct member *member, uint8_t to[MEMBER_BYTES_MAX]);
 must_check int member_decode(struct bytes from, struct member *member);
 
-/* As raftpb.FirstMembers. */
+/* As raftpb.FirstMembers; lives are not part of it. */
 #define MEMBERS_BYTES_MAX (MEMBERS_MAX * (MEMBER_BYTES_MAX + 8))
 size_t members_encode(const struct member_set *set, uint8_t *to);
 must_check int members_decode(struct bytes from, struct member_set *set);
 
-/* Between the generated struct and ours; `from` came from outside. */
+/* Between the generated struct and ours, but for the life; `from` came from outside. */
 struct Etcdserverpb__Member;
 must_check int member_from_message(const struct Etcdserverpb__Member *from, struct member *member);
 /* `texts` holds pointers for 2 * CONFIG_URLS_MAX addresses; everything is borrowed from `member`.

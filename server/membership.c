@@ -199,6 +199,8 @@ int membership_check(const struct membership *membership, enum request_kind kind
         if (other != NULL && other != known)
             return ERR_PEER_URL_EXISTS;
     }
+    if (kind == REQUEST_MEMBER_PUBLISH && known->life != 0 && member->life != known->life)
+        return ERR_MEMBER_EXISTS; /* told from a directory that took the place of a lost one */
     return 0;
 }
 
@@ -361,6 +363,7 @@ int membership_apply(struct membership *membership, struct mvcc *mvcc,
     } else {
         memcpy(known->name, member.name, sizeof(known->name));
         known->client = member.client;
+        known->life = member.life;
     }
     membership->version++;
     return member_store(mvcc, known);

@@ -4,18 +4,21 @@
  * Story     Adding, removing and promoting are configuration changes: entries of their own type
  *           whose context is a request (storage/log/request.h), so that quorum and member list
  *           change at the same index. New addresses and what a member tells of itself at its start
- *           are ordinary requests. A removed id is remembered and never comes back. Each change is
- *           checked twice with the same code: before it is proposed, for a quick answer, and when
- *           it is applied, where it decides, on every member alike.
+ *           are ordinary requests. What it tells carries the life of its data directory
+ *           (server/admission.h); the first life that is told stays. A removed id is remembered and
+ *           never comes back. Each change is checked twice with the same code: before it is
+ *           proposed, for a quick answer, and when it is applied, where it decides, on every member
+ *           alike.
  * Invariants
  *   M1  the ids in `set` are exactly those of `config`'s voters, outgoing and learners.
  *   M2  no id is both in `set` and in `removed`.
  *   M3  config is raft->config as of config_index.
  * Owner     The raft core; changed by the apply loop only.
  * Durable   In the meta table, in the batch of the entry that makes the change.
- * Errors    etcd's: ERR_MEMBER_EXISTS, ERR_PEER_URL_EXISTS, ERR_MEMBER_NOT_FOUND (also of an id
- *           that was removed), ERR_NOT_A_LEARNER. All mean: refused, and nothing changed. So do
- *           ERR_MALFORMED, ERR_LIMIT and ERR_CONFIG; others are the storage's.
+ * Errors    etcd's: ERR_MEMBER_EXISTS (also of another life), ERR_PEER_URL_EXISTS,
+ *           ERR_MEMBER_NOT_FOUND (also of an id that was removed), ERR_NOT_A_LEARNER. All mean:
+ *           refused, and nothing changed. So do ERR_MALFORMED, ERR_LIMIT and ERR_CONFIG; others are
+ *           the storage's.
  * Limits    MEMBERS_MAX members; eight bytes for each that was ever removed.
  * Source    facts on the etcd v3 API, 9; docs/decisions/joint-consensus.md.
  */

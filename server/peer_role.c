@@ -17,10 +17,6 @@
 
 #define SILENCE_NS_MIN (3 * NS_PER_S)
 
-/* First byte of our greeting's detail; the addresses follow. */
-#define GREETING_FRESH '1' /* this member's log is empty */
-#define GREETING_KNOWN '0'
-
 /* ---- Raft's messages out -------------------------------------------------------------------- */
 
 static enum peer_lane lane_of(const struct raft_message *message)
@@ -158,13 +154,16 @@ void peer_role_durable(struct peer_role *role, uint64_t sequence)
 
 /* ---- Raft's messages in --------------------------------------------------------------------- */
 
-/* A member whose directory was emptied may have voted before: it answers no candidate that has not
- * looked it up and found it new. */
+/* A member whose directory was emptied may have voted before. So until this member finds its own
+ * life in its log, also when it was fed meanwhile, it answers no candidate that has not looked it
+ * up and let it in. */
 static bool vote_is_safe(const struct peer_role *role, const struct raft_message *message)
 {
     if (message->kind != RAFT_MESSAGE_VOTE && message->kind != RAFT_MESSAGE_PRE_VOTE)
         return true;
-    return role->node->raft->raft.log.last_index > 0 ||
+    const struct node *node = role->node;
+    return admission_life(&node->membership, node->identity.member_id, node->identity.life) ==
+               LIFE_NAMED ||
            peers_connected(role->peers, message->from, PEER_LANE_CONTROL);
 }
 
@@ -255,57 +254,38 @@ static int on_received(void *context, const struct peer_input *input)
 
 /* ---- who may connect ------------------------------------------------------------------------ */
 
-static void learn_addresses(struct peer_role *role, uint64_t id, struct bytes text)
-{
-    char copy[sizeof(role->greeting)];
-    struct peer_address addresses[PEER_ADDRESSES_MAX];
-    uint32_t count = 0;
-    if (text.size >= sizeof(copy))
-        return;
-    memcpy(copy, text.data, text.size);
-    copy[text.size] = '\0';
-    for (char *at = copy; *at != '\0' && count < PEER_ADDRESSES_MAX;) {
-        char *comma = strchrnul(at, ','), *next = *comma == ',' ? comma + 1 : comma;
-        struct config_url url;
-        char reason[CONFIG_TEXT_BYTES];
-        *comma = '\0';
-        if (config_url_parse(&url, at, reason, sizeof(reason)) == 0) {
-            addresses[count].port = url.port;
-            snprintf(addresses[count].host, sizeof(addresses[count].host), "%s", url.host);
-            count++;
-        }
-        at = next;
-    }
-    if (count > 0 && peers_add(role->peers, id, addresses, count) < 0)
-        log_warn("no room for another member's connections", LOG_HEX("member", id));
-}
-
-static int on_admit(void *context, const struct peer_greeting *greeting)
+static int on_admit(void *context, const struct peer_greeting *hello)
 {
     struct peer_role *role = context;
-    const struct membership *membership = &role->node->membership;
-    if (greeting->detail.size == 0)
-        return ERR_MALFORMED;
-    int error = bootstrap_admit(membership, role->node->identity.member_id, greeting->id,
-                                greeting->detail.data[0] == GREETING_FRESH,
-                                role->node->raft->raft.log.applied_index >= role->start_commit);
-    if (error == 0 && member_find(&membership->set, greeting->id) == NULL)
-        learn_addresses(role, greeting->id,
-                        bytes_make(greeting->detail.data + 1, greeting->detail.size - 1));
+    const struct node *node = role->node;
+    struct greeting greeting;
+    int error = greeting_read(hello->detail, &greeting);
+    if (error < 0)
+        return error;
+    error = admission_decide(&role->admission, hello->id, &greeting,
+                             node->raft->raft.log.applied_index >= role->start_commit);
+    bool known = member_find(&node->membership.set, hello->id) != NULL;
+    if (error == 0 && !known && greeting.address_count > 0 &&
+        peers_add(role->peers, hello->id, greeting.addresses, greeting.address_count) < 0)
+        log_warn("no room for another member's connections", LOG_HEX("member", hello->id));
     return error;
+}
+
+static void stop_for_good(struct peer_role *role, uint64_t by, int error)
+{
+    if (atomic_load(&role->node->stop_requested))
+        return;
+    log_error("a member refuses this one for good", LOG_HEX("by", by), LOG_ERROR(error));
+    node_request_stop(role->node);
 }
 
 static void on_refused(void *context, uint64_t id, int error)
 {
     struct peer_role *role = context;
-    if (error == ERR_MEMBER_REMOVED || error == ERR_MEMBER_BOOTSTRAPPED) {
-        if (atomic_load(&role->node->stop_requested))
-            return;
-        log_error("a member refuses this one for good", LOG_HEX("by", id), LOG_ERROR(error));
-        node_request_stop(role->node);
-        return;
-    }
-    log_warn("a member refuses this one", LOG_HEX("by", id), LOG_ERROR(error));
+    if (error == ERR_MEMBER_REMOVED || error == ERR_MEMBER_BOOTSTRAPPED)
+        stop_for_good(role, id, error);
+    else
+        log_warn("a member refuses this one", LOG_HEX("by", id), LOG_ERROR(error));
 }
 
 static void on_connected(void *context, uint64_t id, enum peer_lane lane)
@@ -335,27 +315,35 @@ static int on_question(void *context, struct bytes question, uint8_t *answer)
 
 /* ---- members -------------------------------------------------------------------------------- */
 
-/* Connections follow the member list. */
+/* Connections follow the member list, and end where it names another life than greeted. */
 static void sync_members(struct peer_role *role)
 {
     const struct node *node = role->node;
     const struct membership *membership = &node->membership;
+    const struct identity *own = &node->identity;
     struct peer_address addresses[PEER_ADDRESSES_MAX];
     if (role->membership_version == membership->version)
         return;
     role->membership_version = membership->version;
+    for (uint64_t id; (id = admission_expose(&role->admission)) != 0;) {
+        log_warn("a member was let in before the log told that its directory was lost",
+                 LOG_HEX("member", id));
+        peers_remove(role->peers, id); /* it is added again below, and greets again */
+    }
     for (uint32_t i = 0; i < membership->set.count; i++) {
         const struct member *member = &membership->set.members[i];
         uint32_t count = member_addresses(&member->peer, addresses);
-        if (member->id == node->identity.member_id)
+        if (member->id == own->member_id)
             continue;
         if (peers_add(role->peers, member->id, addresses, count) < 0)
             log_warn("no room for another member's connections", LOG_HEX("member", member->id));
     }
     for (uint32_t i = 0; i < membership->removed_count; i++)
         peers_remove(role->peers, membership->removed[i]);
-    if (membership_is_removed(membership, node->identity.member_id))
+    if (membership_is_removed(membership, own->member_id))
         failover_removed(&role->failover);
+    if (admission_life(membership, own->member_id, own->life) == LIFE_REPLACED)
+        stop_for_good(role, own->member_id, ERR_MEMBER_BOOTSTRAPPED); /* our own log says so */
 }
 
 void peer_role_flush(struct peer_role *role)
@@ -364,8 +352,7 @@ void peer_role_flush(struct peer_role *role)
         return; /* not open */
     sync_members(role);
     snapshot_send_turn(role->snapshot_send);
-    const struct raft_log *log = &role->node->raft->raft.log;
-    role->greeting[0] = log->last_index == 0 ? GREETING_FRESH : GREETING_KNOWN;
+    greeting_set_fresh(role->greeting, role->node->raft->raft.log.last_index == 0);
     peers_flush(role->peers);
 }
 
@@ -428,16 +415,6 @@ int peer_role_open(struct peer_role *role)
 
 /* ---- life ----------------------------------------------------------------------------------- */
 
-static void greeting_make(struct peer_role *role)
-{
-    const struct config_urls *urls = &role->node->config->advertise_peer;
-    size_t used = (size_t)snprintf(role->greeting, sizeof(role->greeting), "%c", GREETING_FRESH);
-    for (uint32_t i = 0; i < urls->count; i++)
-        used += (size_t)snprintf(role->greeting + used, sizeof(role->greeting) - used, "%s%s",
-                                 i > 0 ? "," : "", urls->url[i].text);
-    invariant(used < sizeof(role->greeting));
-}
-
 int peer_role_start(struct node *node, struct core *core)
 {
     struct peer_role *role = calloc(1, sizeof(*role));
@@ -454,7 +431,9 @@ int peer_role_start(struct node *node, struct core *core)
     role->snapshot_send = snapshot_node_sender(node, core);
     role->snapshot_receive = snapshot_node_receiver(node, core);
     failover_init(&role->failover, node, core);
-    greeting_make(role);
+    role->admission =
+        (struct admission){.membership = &node->membership, .self = node->identity.member_id};
+    greeting_write(role->greeting, node->identity.life, &node->config->advertise_peer);
     uint64_t silence_ns = 3 * node->config->election_timeout_ms * NS_PER_MS;
     struct peer_options options = {
         .cluster = node->identity.cluster_id,

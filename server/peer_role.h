@@ -17,6 +17,7 @@
 #include "consensus/raft.h"
 #include "core/core.h"
 #include "net/peer.h"
+#include "server/admission.h"
 #include "server/failover.h"
 #include "server/received.h"
 
@@ -40,8 +41,9 @@ struct peer_role {
     struct peer_listener *listeners; /* list */
     uint32_t listeners_open;
     struct fiber_event *listeners_closed;
-    char greeting[PEER_HELLO_BYTES_MAX - 64]; /* our own: flags, then peer addresses */
-    uint64_t membership_version;              /* that the transport knows */
+    struct admission admission;
+    char greeting[GREETING_BYTES_MAX]; /* our own */
+    uint64_t membership_version;       /* that the transport knows */
     uint64_t start_commit; /* committed when this process began: until it is applied, who has
                             * started before is not known */
 

@@ -21,12 +21,13 @@ enum request_kind {
     REQUEST_TXN = 3,          /* etcdserverpb.TxnRequest */
     REQUEST_COMPACT = 4,      /* etcdserverpb.CompactionRequest */
     REQUEST_ALARM = 5,        /* etcdserverpb.AlarmRequest */
-    /* etcdserverpb.Member; the first three as the context of a configuration change */
+    /* a member (server/members.h); the first three as the context of a configuration change */
     REQUEST_MEMBER_ADD = 6,
-    REQUEST_MEMBER_REMOVE = 7,   /* the id alone */
-    REQUEST_MEMBER_PROMOTE = 8,  /* the id alone */
-    REQUEST_MEMBER_UPDATE = 9,   /* id and peer addresses */
-    REQUEST_MEMBER_PUBLISH = 10, /* id, name and client addresses: sent by each member at start */
+    REQUEST_MEMBER_REMOVE = 7,  /* the id alone */
+    REQUEST_MEMBER_PROMOTE = 8, /* the id alone */
+    REQUEST_MEMBER_UPDATE = 9,  /* id and peer addresses */
+    /* id, name, client addresses and life: what each member tells of itself at its start */
+    REQUEST_MEMBER_PUBLISH = 10,
 };
 
 /* Sequences begin at the number of the origin's start, shifted by this. */

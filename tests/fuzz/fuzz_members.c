@@ -45,7 +45,8 @@ static void try_member(struct bytes bytes)
         return;
     size_t size = member_encode(&member, encoded);
     invariant(member_decode(bytes_make(encoded, size), &copy) == 0);
-    invariant(copy.id == member.id && copy.learner == member.learner);
+    invariant(copy.id == member.id && copy.life == member.life);
+    invariant(copy.learner == member.learner);
     invariant(strcmp(copy.name, member.name) == 0 && copy.peer.count == member.peer.count);
 }
 

@@ -1,5 +1,5 @@
-/* The small files that a start reads first: CURRENT, IDENTITY and STARTS, with and without sound
- * checksums. */
+/* The small files that a start reads first: CURRENT, IDENTITY and STARTS, of both formats, with and
+ * without sound checksums. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -12,8 +12,9 @@
 #define AT_FORMAT      8
 #define AT_CRC         12
 #define AT_BODY        16
-#define AT_FIRST_BYTES 32
-#define AT_FIRST       36
+#define AT_LIFE        32 /* not in the format without: there all behind it is 8 bytes nearer */
+#define AT_FIRST_BYTES 40
+#define AT_FIRST       44
 #define BLOCK_BYTES    (MEMBERS_BYTES_MAX + IO_ALIGN_BYTES)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -48,10 +49,10 @@ static void check_members(const struct member_set *set)
     free(copy);
 }
 
-static void block_seal(uint8_t *block, size_t bytes, bool is_starts)
+static void block_seal(uint8_t *block, size_t bytes, bool is_starts, uint32_t format)
 {
     memcpy(block, is_starts ? "01RAFTST" : "01RAFTID", 8);
-    le32_store(block + AT_FORMAT, IDENTITY_FORMAT);
+    le32_store(block + AT_FORMAT, format);
     le32_store(block + AT_CRC, crc32c(0, block + AT_BODY, bytes - AT_BODY));
 }
 
@@ -63,8 +64,11 @@ static void try_block(const uint8_t *block, size_t bytes)
     int error =
         identity_decode(&identity, block, (uint32_t)bytes, "IDENTITY", reason, sizeof(reason));
     invariant((error == 0) == (reason[0] == '\0'));
-    if (error == 0)
+    if (error == 0) {
+        invariant(identity.cluster_id != 0 && identity.member_id != 0);
+        invariant((identity.life == 0) == (le32_load(block + AT_FORMAT) != IDENTITY_FORMAT));
         check_members(&first);
+    }
     reason[0] = '\0';
     error =
         identity_decode_starts(&identity, block, (uint32_t)bytes, "STARTS", reason, sizeof(reason));
@@ -78,7 +82,8 @@ static void try_raw(const uint8_t *data, size_t size, bool sealed)
     invariant(block != NULL);
     memcpy(block, data, size);
     if (sealed)
-        block_seal(block, bytes, size > 0 && data[0] % 2 == 1);
+        block_seal(block, bytes, size > 0 && data[0] % 2 == 1,
+                   size > 0 && data[0] / 2 % 2 == 1 ? IDENTITY_FORMAT_LIFELESS : IDENTITY_FORMAT);
     try_block(block, bytes);
     free(block);
 }
@@ -97,14 +102,21 @@ static void try_changed(const uint8_t *data, size_t size)
         invariant(members_from_config(&config, &set, reason, sizeof(reason)) == 0);
         members_bytes = members_encode(&set, sound + AT_FIRST);
         le32_store(sound + AT_FIRST_BYTES, (uint32_t)members_bytes);
+        le64_store(sound + AT_LIFE, 1);
+        le64_store(sound + AT_LIFE - 8, 1); /* member */
+        le64_store(sound + AT_BODY, 1);     /* cluster */
     }
     size_t bytes = u64_round_up(AT_FIRST + members_bytes, IO_ALIGN_BYTES);
     uint8_t *block = malloc(bytes);
     invariant(block != NULL);
     memcpy(block, sound, bytes);
+    bool lifeless = size % 3 == 1;
+    if (lifeless)
+        memmove(block + AT_LIFE, block + AT_FIRST_BYTES, 4 + members_bytes);
+    uint32_t from = lifeless ? AT_LIFE : AT_FIRST_BYTES;
     for (size_t at = 0; at + 3 <= size; at += 3)
-        block[AT_FIRST_BYTES + le16_load(data + at) % (4 + members_bytes)] ^= data[at + 2];
-    block_seal(block, bytes, false);
+        block[from + le16_load(data + at) % (4 + members_bytes)] ^= data[at + 2];
+    block_seal(block, bytes, false, lifeless ? IDENTITY_FORMAT_LIFELESS : IDENTITY_FORMAT);
     try_block(block, bytes);
     free(block);
 }

@@ -13,4 +13,8 @@
  * is sent from now on. */
 void sim_network_block(struct sim_world *world, uint32_t from, uint32_t to, uint64_t until_ns);
 
+/* What is sent from node `from` to node `to` from now on takes `by_ns` longer; connecting does not,
+ * as when a process is slow to accept what its kernel took. */
+void sim_network_slow(struct sim_world *world, uint32_t from, uint32_t to, uint64_t by_ns);
+
 #endif

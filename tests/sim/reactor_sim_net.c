@@ -80,6 +80,7 @@ struct sim_network {
     struct segment *segments;
     uint16_t port_next;
     uint64_t blocked_until_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
+    uint64_t slow_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1];          /* from, to */
 };
 
 struct sim_network *sim_network_create(struct sim_world *world)
@@ -131,6 +132,11 @@ void sim_network_block(struct sim_world *world, uint32_t from, uint32_t to, uint
     world->network->blocked_until_ns[from][to] = until_ns;
 }
 
+void sim_network_slow(struct sim_world *world, uint32_t from, uint32_t to, uint64_t by_ns)
+{
+    world->network->slow_ns[from][to] = by_ns;
+}
+
 /* ---- travelling ----------------------------------------------------------------------------- */
 
 static void receive_kick(struct sim_endpoint *endpoint);
@@ -172,7 +178,8 @@ static void transmit(struct sim_endpoint *from, const struct iovec *iov, uint64_
         memcpy(segment->data + done, iov->iov_base, part);
         done += part;
     }
-    uint64_t delay_ns = LATENCY_NS_MIN + prng_below(prng, LATENCY_NS_SPREAD) + extra_ns;
+    uint64_t delay_ns = LATENCY_NS_MIN + prng_below(prng, LATENCY_NS_SPREAD) + extra_ns +
+                        network->slow_ns[from->node->id][to->node->id];
     if (prng_chance(prng, SLOW_PER_MILLE, 1000))
         delay_ns += prng_below(prng, SLOW_NS_SPREAD);
     uint64_t at_ns =

@@ -43,6 +43,7 @@ static void config_calm(struct whole_config *config, uint64_t calls_per_second)
     config->turn_ns_max = 8000;
     config->crashes = config->traps = config->stalls = config->partitions = config->slow_cores =
         false;
+    config->slow_paths = false;
     config->short_reads = config->buggify = config->pauses = config->compactions = false;
     config->small_stores = false;
     config->operator_ns = 0;
@@ -93,6 +94,7 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
         config->rotting = (config->nodes - 1) / 2;
     config->core_first = config->operator_ns == 0 && prng_chance(&prng, 1, 2);
     whole_disk_draw(&config->disk, &prng);
+    config->slow_paths = prng_chance(&prng, 1, 4);
     if (options->calm != 0)
         config_calm(config, options->calm);
     if (options->nodes != 0)
@@ -108,7 +110,7 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             "crashes=%d kills=%d traps=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d "
             "faults every "
             "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d small-stores=%d "
-            "core-first=%d\n"
+            "core-first=%d slow-paths=%d\n"
             "disks: slow=%d errors=%d full=%d drift=%uppm\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
             config->clients, config->read_percent, config->txn_percent, config->delete_percent,
@@ -117,8 +119,8 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             config->kills, config->traps, config->rotting, config->stalls, config->partitions,
             config->slow_cores, config->pauses, (double)config->fault_mean_ns / 1e6,
             (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
-            config->buggify, config->small_stores, config->core_first, config->disk.slow,
-            config->disk.errors, config->disk.full, config->disk.drift_ppm_max);
+            config->buggify, config->small_stores, config->core_first, config->slow_paths,
+            config->disk.slow, config->disk.errors, config->disk.full, config->disk.drift_ppm_max);
 }
 
 /* ---- the run -------------------------------------------------------------------------------- */

@@ -55,6 +55,7 @@ struct whole_config {
     uint32_t turn_ns_max;
     bool short_reads, buggify, small_stores;
     struct whole_disk_config disk;
+    bool slow_paths; /* some, from a node's first start until the end of all harm */
 };
 
 struct whole_hash {
@@ -156,6 +157,7 @@ bool whole_node_is_voter(const struct whole_node *node);
 
 /* whole_faults.c */
 void whole_faults_start(struct whole *whole);
+void whole_faults_node_added(struct whole *whole, const struct whole_node *node);
 void whole_faults_end(struct whole *whole);
 void whole_heal(struct whole *whole); /* no more harm; everything runs */
 /* For a while; `power`: not only of the process. No-op when it is down. */

@@ -7,6 +7,7 @@
 
 #define SLOW_TURN_NS (2 * NS_PER_MS)
 #define JUMP_NS_MAX  (4 * 3600 * NS_PER_S)
+#define PATH_NS_MAX  (2 * NS_PER_S)
 
 static struct prng *faults(struct whole *whole)
 {
@@ -108,6 +109,22 @@ static void partition(struct whole *whole, uint64_t until_ns)
         }
 }
 
+/* Each way by itself: a member's first words to one of the others may arrive long after another has
+ * fed it. */
+void whole_faults_node_added(struct whole *whole, const struct whole_node *node)
+{
+    struct prng *prng = faults(whole);
+    for (uint32_t i = 0; whole->config.slow_paths && i < whole->node_count; i++) {
+        uint32_t other = whole->nodes[i].sim.id, own = node->sim.id;
+        if (other == own)
+            continue;
+        if (prng_chance(prng, 1, 3))
+            sim_network_slow(&whole->world, own, other, prng_below(prng, PATH_NS_MAX));
+        if (prng_chance(prng, 1, 3))
+            sim_network_slow(&whole->world, other, own, prng_below(prng, PATH_NS_MAX));
+    }
+}
+
 static void slow_or_not(struct whole_node *node)
 {
     bool slow = prng_chance(faults(node->whole), 1, 2);
@@ -192,8 +209,10 @@ void whole_heal(struct whole *whole)
     whole_faults_end(whole);
     whole_text(whole, 0, "* healing");
     for (uint32_t a = 1; a <= whole->world.node_count; a++)
-        for (uint32_t b = 1; b <= whole->world.node_count; b++)
+        for (uint32_t b = 1; b <= whole->world.node_count; b++) {
             sim_network_block(&whole->world, a, b, 0);
+            sim_network_slow(&whole->world, a, b, 0);
+        }
     for (uint32_t i = 0; i < whole->node_count; i++) {
         struct whole_node *node = &whole->nodes[i];
         bool began = node->sim.running || node->boot.slot != SIM_EVENT_IDLE;

@@ -97,6 +97,25 @@ Test(members, sets_survive_their_encoding)
     free(set);
 }
 
+/* A member's record is an etcdserverpb.Member with the life behind it: of the bytes of a version
+ * without lives nothing changed. */
+Test(members, a_record_carries_a_life)
+{
+    static const uint64_t lives[] = {0, 1, UINT64_MAX};
+    uint8_t bytes[MEMBER_BYTES_MAX], lifeless[MEMBER_BYTES_MAX];
+    struct member member = {.id = 7, .name = "seven", .learner = true}, again;
+    size_t lifeless_bytes = member_encode(&member, lifeless);
+    for (size_t i = 0; i < ARRAY_COUNT(lives); i++) {
+        member.life = lives[i];
+        size_t size = member_encode(&member, bytes);
+        cr_expect_eq(size, lifeless_bytes + (lives[i] == 0 ? 0 : 10)); /* tag of field 16: two */
+        cr_expect_arr_eq(bytes, lifeless, lifeless_bytes);
+        cr_assert_eq(member_decode(bytes_make(bytes, size), &again), 0);
+        cr_expect(again.id == 7 && again.life == lives[i] && again.learner);
+        cr_expect_str_eq(again.name, "seven");
+    }
+}
+
 Test(members, found_by_address_and_removed)
 {
     struct member_set *set = set_from("a=http://h:1,b=http://h:2,a=http://h:3", "t", 0);

@@ -185,6 +185,51 @@ Test(membership, what_a_member_tells_of_itself_stays)
     world_destroy(world);
 }
 
+/* The first directory that a member names itself from: another one came after it was lost. */
+Test(membership, the_first_life_that_is_told_stays)
+{
+    static const struct {
+        const char *why, *name;
+        uint64_t life;
+        int want;
+        uint64_t life_then;
+    } tells[] = {
+        {"of a version without lives", "two", 0, 0, 0},
+        {"upgraded", "two", 22, 0, 22},
+        {"with another name", "second", 22, 0, 22},
+        {"from another directory", "stranger", 23, ERR_MEMBER_EXISTS, 22},
+        {"of a version without lives, late", "two", 0, ERR_MEMBER_EXISTS, 22},
+    };
+    struct log_world *world = world_create(2);
+    world->last_index = 1;
+    for (size_t i = 0; i < ARRAY_COUNT(tells); i++) {
+        uint8_t body[MEMBER_BYTES_MAX];
+        struct member told = world_member(2, false);
+        told.life = tells[i].life;
+        snprintf(told.name, sizeof(told.name), "%s", tells[i].name);
+        struct request publish = {.kind = REQUEST_MEMBER_PUBLISH,
+                                  .body = bytes_make(body, member_encode(&told, body))};
+        int error = membership_apply(&world->membership, world->mvcc, &publish);
+        cr_expect_eq(error, tells[i].want, "%s", tells[i].why);
+        cr_expect(error == 0 || err_action(error) == ERR_ACTION_CLIENT,
+                  "or every member would stop at it");
+        cr_expect_eq(member_find(&world->membership.set, 2)->life, tells[i].life_then, "%s",
+                     tells[i].why);
+    }
+    struct member moved = world_member(2, false);
+    uint8_t body[MEMBER_BYTES_MAX];
+    moved.peer = world_member(33, false).peer;
+    struct request update = {.kind = REQUEST_MEMBER_UPDATE,
+                             .body = bytes_make(body, member_encode(&moved, body))};
+    cr_assert_eq(membership_apply(&world->membership, world->mvcc, &update), 0);
+    commit(world);
+    world->last_index = 0;
+    world_restart(world, true);
+    cr_expect_eq(member_find(&world->membership.set, 2)->life, 22, "in snapshots too");
+    cr_expect_str_eq(member_find(&world->membership.set, 2)->name, "second");
+    world_destroy(world);
+}
+
 /* What was not flushed is replayed, from the first members on. */
 Test(membership, before_the_first_flush_the_first_members_count)
 {
