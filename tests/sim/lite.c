@@ -228,6 +228,45 @@ static void draw_shape(struct lite_config *config, struct prng *prng)
     }
 }
 
+const char *lite_harm_name(uint32_t harm)
+{
+    static const char *const names[LITE_HARM_COUNT] = {
+        "crash",    "power-loss", "pause",     "isolate",       "split",    "one-way-cut",
+        "bridge",   "pair",       "clog",      "slow-disk",     "jump",     "unreachable",
+        "transfer", "campaign",   "step-down", "forget-leader", "restrict", "members",
+        "drop",     "double",     "delay",     "disk",          "doom",     "lazy",
+        "cut-off",  "hesitate",   "stall",     "drift"};
+    return harm < LITE_HARM_COUNT ? names[harm] : NULL;
+}
+
+/* Faults are drawn all the same and not done: what precedes the first of them stays as it was. */
+static void spare(struct lite_config *config, uint64_t spared)
+{
+    bool is[LITE_HARM_COUNT];
+    for (uint32_t i = 0; i < LITE_HARM_COUNT; i++)
+        is[i] = (spared >> i & 1) != 0;
+    if (is[LITE_HARM_DROP])
+        config->drop_per_mille = 0;
+    if (is[LITE_HARM_DOUBLE])
+        config->double_per_mille = 0;
+    if (is[LITE_HARM_DELAY])
+        config->jitter_ns = config->tail_ns = 0;
+    if (is[LITE_HARM_DISK])
+        config->disk_jitter_ns = config->disk_tail_ns = config->slow_node = 0;
+    if (is[LITE_HARM_DOOM])
+        config->doom_percent = 0;
+    if (is[LITE_HARM_LAZY])
+        config->lazy_node = 0;
+    if (is[LITE_HARM_CUT_OFF])
+        config->cut_off_percent = 0;
+    if (is[LITE_HARM_HESITATE])
+        config->snapshot_hesitates = false;
+    if (is[LITE_HARM_STALL])
+        config->stall_per_mille = 0;
+    if (is[LITE_HARM_DRIFT])
+        config->drift_ppm_max = 0;
+}
+
 void lite_config_draw(struct lite_config *config, const struct raftsim_options *options)
 {
     static const uint8_t voters[] = {1, 2, 3, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7};
@@ -258,6 +297,7 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
         config->drift_ppm_max = u64_min(config->drift_ppm_max, 20000);
     if (options->nodes != 0)
         config->voters = options->nodes;
+    spare(config, options->spared);
 }
 
 void lite_config_print(const struct lite_config *config, FILE *out)

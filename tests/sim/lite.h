@@ -70,6 +70,22 @@ enum lite_fault {
     LITE_FAULT_COUNT
 };
 
+/* The faults, and what else a run can be spared, to see what a failure needs. */
+enum lite_harm {
+    LITE_HARM_DROP = LITE_FAULT_COUNT,
+    LITE_HARM_DOUBLE,
+    LITE_HARM_DELAY,
+    LITE_HARM_DISK, /* delays */
+    LITE_HARM_DOOM,
+    LITE_HARM_LAZY,
+    LITE_HARM_CUT_OFF,
+    LITE_HARM_HESITATE,
+    LITE_HARM_STALL,
+    LITE_HARM_DRIFT,
+    LITE_HARM_COUNT
+};
+const char *lite_harm_name(uint32_t harm); /* a fault or another harm; NULL behind the last */
+
 struct lite_config {
     uint64_t seed;
     uint32_t voters;

@@ -5,11 +5,6 @@
 
 #include "core/invariant.h"
 
-static const char *const names[LITE_FAULT_COUNT] = {
-    "crash",    "power loss", "pause",     "isolate",       "split",      "one-way cut",
-    "bridge",   "pair",       "clog",      "slow disk",     "clock jump", "unreachable",
-    "transfer", "campaign",   "step down", "forget leader", "restrict",   "members"};
-
 static uint32_t pick_id(struct lite *lite)
 {
     return 1 + (uint32_t)prng_below(lite_prng(lite, FAULTS), lite->node_count);
@@ -345,7 +340,7 @@ static void do_harm(struct lite *lite, enum lite_fault fault)
         break;
     }
     lite_trace(lite, node, SIM_KIND_FAULT, fault, id);
-    lite_text(lite, node, "* %s", names[fault]);
+    lite_text(lite, node, "* %s", lite_harm_name(fault));
 }
 
 static void fault_event(struct sim_event *event)
@@ -362,7 +357,8 @@ static void fault_event(struct sim_event *event)
         uint32_t fault = 0;
         while (at >= lite->config.fault_weight[fault])
             at -= lite->config.fault_weight[fault++];
-        do_harm(lite, (enum lite_fault)fault);
+        if ((lite->options->spared >> fault & 1) == 0)
+            do_harm(lite, (enum lite_fault)fault);
     }
     sim_event_schedule(&lite->world, event,
                        lite->world.now_ns + lite_spread(prng, lite->config.fault_mean_ns));

@@ -63,6 +63,9 @@ static const char usage_text[] =
     "  --trace      print one line per event while it runs (with --seed)\n"
     "  --log        the nodes' own log lines too, to stderr\n"
     "  --until=E    stop at event E\n"
+    "  --minimise   leave out each kind of harm that the seed fails without, then report it "
+    "(--lite)\n"
+    "  --harm=LIST  do only these kinds of harm, as --minimise found them (--lite)\n"
     "  --twice      run every seed twice and compare (default: one in 20)\n"
     "  --failures=N end a sweep after N failures (default 20)\n"
     "  --brief      name failing seeds only, without their reports\n"
@@ -117,15 +120,47 @@ static void print_options(const struct sweep *sweep, uint64_t seed)
     }
 }
 
+/* ` --harm=LIST` of what is not spared; nothing when all is done. */
+static int format_harm(uint64_t spared, char *to, size_t size)
+{
+    const char *separator = "";
+    int at = spared == 0 ? 0 : snprintf(to, size, " --harm=");
+    for (uint32_t i = 0; spared != 0 && lite_harm_name(i) != NULL; i++) {
+        if ((spared >> i & 1) != 0)
+            continue;
+        at += snprintf(to + at, size - (size_t)at, "%s%s", separator, lite_harm_name(i));
+        separator = ",";
+    }
+    return at;
+}
+
+static bool parse_harm(const char *list, uint64_t *spared)
+{
+    *spared = ~UINT64_C(0);
+    while (*list != '\0') {
+        size_t length = strcspn(list, ",");
+        uint32_t i = 0;
+        while (lite_harm_name(i) != NULL && (strlen(lite_harm_name(i)) != length ||
+                                             strncmp(list, lite_harm_name(i), length) != 0))
+            i++;
+        if (lite_harm_name(i) == NULL)
+            return false;
+        *spared &= ~(UINT64_C(1) << i);
+        list += length + (list[length] == ',');
+    }
+    return true;
+}
+
 static void print_head(const struct sweep *sweep, uint64_t seed)
 {
-    char extra[128] = "";
+    char extra[512] = "";
     int at = 0;
     const char *size = sweep->lite ? " --lite" : "";
     if (sweep->options.nodes != 0)
         at = snprintf(extra, sizeof(extra), " --nodes=%u", sweep->options.nodes);
     if (sweep->options.calm != 0)
         at += snprintf(extra + at, sizeof(extra) - (size_t)at, " --calm=%u", sweep->options.calm);
+    at += format_harm(sweep->options.spared, extra + at, sizeof(extra) - (size_t)at);
     if (sweep->plant != NULL)
         snprintf(extra + at, sizeof(extra) - (size_t)at, " --plant=%.40s", sweep->plant);
     fflush(stdout);
@@ -144,7 +179,8 @@ static enum sim_outcome replay(const struct sweep *sweep, uint64_t seed, bool tr
     run_seed(sweep, seed, &result);
     if (result.verdict.outcome != SIM_PASS) {
         sim_text_dump(stderr);
-        fprintf(stderr, "%s: %s\n", outcome_name(result.verdict.outcome), result.verdict.text);
+        fprintf(stderr, "%s: event %" PRIu64 ": %s\n", outcome_name(result.verdict.outcome),
+                result.events, result.verdict.text);
         fprintf(stderr, "replay: %s\n", sim_replay());
         return result.verdict.outcome;
     }
@@ -154,6 +190,65 @@ static enum sim_outcome replay(const struct sweep *sweep, uint64_t seed, bool tr
            seed, result.hash, result.events, (double)result.simulated_ns / 1e9, result.operations,
            result.commits, result.leaderships, result.crashes);
     return SIM_PASS;
+}
+
+static enum sim_outcome status_outcome(int status)
+{
+    if (WIFSIGNALED(status))
+        return SIM_CRASH;
+    switch (WEXITSTATUS(status)) {
+    case SIM_PASS:
+        return SIM_PASS;
+    case SIM_LIVENESS:
+        return SIM_LIVENESS;
+    case SIM_SAFETY:
+        return SIM_SAFETY;
+    case SIM_NONDETERMINISM:
+        return SIM_NONDETERMINISM;
+    default:
+        return SIM_CRASH;
+    }
+}
+
+/* Of a run without a report, in a process of its own. */
+static enum sim_outcome outcome_of(const struct sweep *sweep, uint64_t seed)
+{
+    fflush(stdout);
+    pid_t child = fork();
+    invariant(child >= 0);
+    if (child == 0) {
+        struct raftsim_result result;
+        sim_fail_by_exit();
+        sim_set_replay("this try");
+        if (freopen("/dev/null", "w", stderr) == NULL)
+            _exit(SIM_USAGE);
+        run_seed(sweep, seed, &result);
+        _exit((int)result.verdict.outcome);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    return status_outcome(status);
+}
+
+/* Kinds of harm go one by one while the seed still fails in the same way, until none can go: of what
+ * is left nothing can be missed alone. */
+static void minimise(struct sweep *sweep, uint64_t seed)
+{
+    enum sim_outcome outcome = outcome_of(sweep, seed);
+    bool again = outcome != SIM_PASS;
+    while (again) {
+        again = false;
+        for (uint32_t i = 0; lite_harm_name(i) != NULL; i++) {
+            uint64_t before = sweep->options.spared;
+            sweep->options.spared |= UINT64_C(1) << i;
+            if (sweep->options.spared == before)
+                continue;
+            if (outcome_of(sweep, seed) == outcome)
+                again = true;
+            else
+                sweep->options.spared = before;
+        }
+    }
 }
 
 /* ---- sweeps --------------------------------------------------------------------------------- */
@@ -199,6 +294,7 @@ static void job_run(const struct sweep *sweep, struct job *job, uint64_t at)
         uint64_t seed = seed_at(sweep, at);
         job->at = at;
         run_seed(sweep, seed, &result);
+        sim_marks_take(job->marks); /* now, for the next seed may end this process */
         if (result.verdict.outcome != SIM_PASS)
             _exit((int)result.verdict.outcome);
         if ((sweep->all_twice || seed % CHECK_DETERMINISM == 0) &&
@@ -213,7 +309,6 @@ static void job_run(const struct sweep *sweep, struct job *job, uint64_t at)
         job->crashes += result.crashes;
         job->hash ^= mix(seed, result.hash);
     }
-    sim_marks_take(job->marks);
     _exit(SIM_PASS);
 }
 
@@ -225,24 +320,6 @@ static pid_t job_start(const struct sweep *sweep, uint32_t job, uint64_t at)
     if (child == 0)
         job_run(sweep, &sweep->job[job], at);
     return child;
-}
-
-static enum sim_outcome status_outcome(int status)
-{
-    if (WIFSIGNALED(status))
-        return SIM_CRASH;
-    switch (WEXITSTATUS(status)) {
-    case SIM_PASS:
-        return SIM_PASS;
-    case SIM_LIVENESS:
-        return SIM_LIVENESS;
-    case SIM_SAFETY:
-        return SIM_SAFETY;
-    case SIM_NONDETERMINISM:
-        return SIM_NONDETERMINISM;
-    default:
-        return SIM_CRASH;
-    }
 }
 
 static void report_failure(struct sweep *sweep, uint64_t seed, enum sim_outcome outcome)
@@ -378,7 +455,9 @@ int main(int argc, char **argv)
         BRIEF,
         LOG,
         CALM,
-        PLANT
+        PLANT,
+        HARM,
+        MINIMISE
     };
     static const struct option long_options[] = {{"seed", required_argument, NULL, SEED},
                                                  {"seeds", required_argument, NULL, SEEDS},
@@ -396,11 +475,13 @@ int main(int argc, char **argv)
                                                  {"log", no_argument, NULL, LOG},
                                                  {"calm", required_argument, NULL, CALM},
                                                  {"plant", required_argument, NULL, PLANT},
+                                                 {"harm", required_argument, NULL, HARM},
+                                                 {"minimise", no_argument, NULL, MINIMISE},
                                                  {NULL, 0, NULL, 0}};
     struct sweep sweep = {
         .program = argv[0], .first = 1, .jobs = 1, .failures_max = FAILURES_DEFAULT};
     uint64_t seed = 0;
-    bool trace = false;
+    bool trace = false, smallest = false;
     for (int option; (option = getopt_long(argc, argv, "", long_options, NULL)) != -1;) {
         uint64_t number = optarg == NULL ? 0 : strtoull(optarg, NULL, 0);
         switch (option) {
@@ -445,6 +526,13 @@ int main(int argc, char **argv)
                 return usage();
             sweep.plant = optarg;
             break;
+        case HARM:
+            if (!parse_harm(optarg, &sweep.options.spared))
+                return usage();
+            break;
+        case MINIMISE:
+            smallest = true;
+            break;
         case CALM:
             sweep.options.calm = (uint32_t)number;
             break;
@@ -460,11 +548,14 @@ int main(int argc, char **argv)
         }
     }
     if (optind != argc || (seed == 0) == (sweep.count == 0) || sweep.jobs == 0 ||
-        sweep.jobs > JOBS_MAX || sweep.options.nodes > 9)
+        sweep.jobs > JOBS_MAX || sweep.options.nodes > 9 || (smallest && seed == 0) ||
+        (!sweep.lite && (smallest || sweep.options.spared != 0)))
         return usage();
     if (sim_marks_count() > MARKS_MAX)
         return SIM_USAGE;
     if (seed != 0) {
+        if (smallest)
+            minimise(&sweep, seed);
         sim_fail_by_exit();
         return (int)replay(&sweep, seed, trace);
     }

@@ -12,10 +12,11 @@
 
 struct raftsim_options {
     uint64_t seed;
-    uint32_t nodes; /* voters at the start; 0 = drawn */
-    uint32_t calm;  /* whole nodes: no harm, so many calls a second; 0 = all drawn */
-    uint64_t until; /* stop at this event; 0 = at the end */
-    bool log;       /* the nodes' log lines, to stderr */
+    uint32_t nodes;  /* voters at the start; 0 = drawn */
+    uint32_t calm;   /* whole nodes: no harm, so many calls a second; 0 = all drawn */
+    uint64_t until;  /* stop at this event; 0 = at the end */
+    uint64_t spared; /* consensus only: bit per kind of harm (lite_harm_name()) that is not done */
+    bool log;        /* the nodes' log lines, to stderr */
 };
 
 struct raftsim_result {
