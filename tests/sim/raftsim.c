@@ -230,8 +230,8 @@ static enum sim_outcome outcome_of(const struct sweep *sweep, uint64_t seed)
     return status_outcome(status);
 }
 
-/* Kinds of harm go one by one while the seed still fails in the same way, until none can go: of what
- * is left nothing can be missed alone. */
+/* Kinds of harm go one by one while the seed still fails in the same way, until none can go: of
+ * what is left nothing can be missed alone. */
 static void minimise(struct sweep *sweep, uint64_t seed)
 {
     enum sim_outcome outcome = outcome_of(sweep, seed);
