@@ -157,7 +157,10 @@ static int supervise(struct node *node, const sigset_t *signals)
     static const struct timespec tick = {.tv_nsec = 20 * 1000 * 1000};
     bool notified = false;
     for (;;) {
-        int signal_number = sigtimedwait(signals, NULL, &tick);
+        if (sigtimedwait(signals, NULL, &tick) > 0) {
+            notify("STOPPING=1");
+            node_request_stop(node); /* also of one that stopped to start again */
+        }
         switch (node_state(node)) {
         case NODE_READY:
             if (!notified)
@@ -172,10 +175,6 @@ static int supervise(struct node *node, const sigset_t *signals)
         case NODE_FAILED:
             fprintf(stderr, "raftd: %s\n", node_failure(node));
             return EXIT_FAILURE;
-        }
-        if (signal_number > 0) {
-            notify("STOPPING=1");
-            node_request_stop(node);
         }
     }
 }
