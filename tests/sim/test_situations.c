@@ -1,0 +1,196 @@
+/* Whole members in situations that seeds seldom make: both ways to be told to stop at once, a log
+ * that is damaged where nobody would look, and where the others no longer have it. */
+#include "server/repair.h"
+#include "storage/lsm/lsm.h"
+#include "tests/sim/small_group.h"
+
+enum { SEEDS = 8, ENTRIES = 12 };
+
+/* ---- what members do ------------------------------------------------------------------------ */
+
+/* So many entries: this member says again where it is. */
+static void write_entries(struct machine *machine)
+{
+    struct node *node = machine->node;
+    for (uint64_t i = 0; i < machine->argument; i++) {
+        const struct member *own = member_find(&node->membership.set, node->identity.member_id);
+        struct member again = {.id = own->id, .peer = own->peer};
+        cr_assert_eq(member_request(node, REQUEST_MEMBER_UPDATE, &again), 0);
+    }
+}
+
+static void add_member(struct machine *machine)
+{
+    struct member added = {.id = 1000 + machine->argument, .peer = {.count = 1}};
+    char url[64], reason[256];
+    snprintf(url, sizeof(url), "http://10.0.0.%u:2380", (unsigned)machine->argument);
+    cr_assert_eq(config_url_parse(&added.peer.url[0], url, reason, sizeof(reason)), 0);
+    cr_assert_eq(member_request(machine->node, REQUEST_MEMBER_ADD, &added), 0);
+}
+
+/* All that was applied goes to the tables. */
+static void flush(struct machine *machine)
+{
+    struct node *node = machine->node;
+    uint64_t applied = node->raft->raft.log.applied_index;
+    while (lsm_flushed_index(node->lsm) < applied) {
+        lsm_flush_begin(node->lsm);
+        fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS);
+    }
+}
+
+/* Its log begins behind what its tables contain. */
+static void flush_and_release(struct machine *machine)
+{
+    flush(machine);
+    raft_driver_release(machine->node->raft, lsm_flushed_index(machine->node->lsm));
+}
+
+struct damage {
+    struct machine *machine;
+    uint32_t pages;
+};
+
+/* A page of each segment that has any: the next one is made ahead, and empty. */
+static void damage_segment(void *context, const char *name)
+{
+    struct damage *damage = context;
+    struct prng *prng = sim_prng(damage->machine->sim.world, SIM_STREAM_FAULTS);
+    char file[64];
+    uint64_t offset;
+    snprintf(file, sizeof(file), "/data/log/%s", name);
+    if (strcmp(name, "ring") != 0)
+        damage->pages += sim_disk_rot(damage->machine->disk, file, 64, prng, &offset);
+}
+
+/* Of a member that is down. */
+static void damage_log(struct machine *machine)
+{
+    struct damage damage = {.machine = machine};
+    cr_assert_geq(sim_disk_list(machine->disk, "/data/log", damage_segment, &damage), 0);
+    cr_assert_gt(damage.pages, 0);
+}
+
+/* Serves, with everything that is committed, and nothing of its log is damaged. */
+static bool is_whole(struct group *group, const struct machine *machine)
+{
+    const struct machine *leader = leader_of(group);
+    const struct raft *raft = raft_of(machine);
+    return leader != NULL && raft != NULL && is_in_state(machine, NODE_READY) &&
+           machine->node->repair != NULL && repair_stats(machine->node->repair)->faulty == 0 &&
+           raft->log.applied_index >= raft_of(leader)->log.committed_index;
+}
+
+static void start_all(struct group *group)
+{
+    for (uint32_t i = 0; i < MACHINES; i++)
+        boot(&group->machines[i]);
+    for (uint32_t i = 0; i < MACHINES; i++)
+        for (uint32_t j = 0; j < MACHINES; j++)
+            run_until(group, names(&group->machines[i], &group->machines[j]));
+    for (uint32_t i = 0; i < MACHINES; i++)
+        run_until(group, is_whole(group, &group->machines[i]));
+}
+
+/* ---- stopping ------------------------------------------------------------------------------- */
+
+/* A snapshot waits for a restart, and an operator or a signal ends the process: for good. */
+Test(situations, who_is_told_to_stop_does_not_start_again)
+{
+    static const struct {
+        const char *why;
+        bool restart_first, stop, restart_last;
+    } cases[] = {
+        {"a restart alone", true, false, false},
+        {"a stop while a restart is pending", true, true, false},
+        {"a restart while it stops", false, true, true},
+        {"a stop alone", false, true, false},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct group *group = group_create(1 + i);
+        struct machine *machine = &group->machines[0];
+        machine_configure(machine, 1, "new");
+        boot(machine);
+        run_until(group, is_in_state(machine, NODE_READY));
+        if (cases[i].restart_first)
+            node_request_restart(machine->node);
+        if (cases[i].stop)
+            node_request_stop(machine->node);
+        if (cases[i].restart_last) {
+            run_until(group, is_in_state(machine, NODE_STOPPING));
+            node_request_restart(machine->node);
+        }
+        if (cases[i].stop) {
+            run_until(group, stopped(machine));
+            cr_expect_not(node_restart_wanted(machine->node), "%s", cases[i].why);
+        } else {
+            run_until(group, machine->restarts == 1 && is_in_state(machine, NODE_READY));
+        }
+        cr_expect_eq(machine->restarts, cases[i].stop ? 0 : 1, "%s", cases[i].why);
+        group_destroy(group);
+    }
+}
+
+/* ---- damaged logs --------------------------------------------------------------------------- */
+
+/* A cluster that began with one member: only its tables tell that others have copies by now. */
+Test(situations, a_damaged_log_of_a_group_that_grew_from_one_member)
+{
+    uint64_t repaired = 0;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        struct machine *first = &group->machines[0];
+        machine_configure(first, 1, "new");
+        boot(first);
+        run_until(group, is_in_state(first, NODE_READY));
+        for (uint32_t i = 1; i < MACHINES; i++) {
+            struct machine *joins = &group->machines[i];
+            run_on(group, first, add_member, joins->sim.id);
+            machine_configure(joins, i + 1, "existing");
+            boot(joins);
+            run_until(group, is_whole(group, joins) && names(first, joins));
+        }
+        run_on(group, first, flush, 0);
+        run_on(group, first, write_entries, ENTRIES);
+        for (uint32_t i = 1; i < MACHINES; i++)
+            run_until(group, is_whole(group, &group->machines[i]));
+        cr_assert_eq(first->node->identity.first->count, 1);
+        kill_machine(first);
+        damage_log(first);
+        boot(first);
+        run_until(group, is_in_state(first, NODE_FAILED) || is_whole(group, first));
+        cr_assert(is_in_state(first, NODE_READY), "seed %lu: %s", (unsigned long)seed,
+                  node_failure(first->node));
+        repaired += repair_stats(first->node->repair)->repaired;
+        group_destroy(group);
+    }
+    cr_expect_gt(repaired, 0);
+}
+
+/* Its log is complete but for one entry, which the leader let go of: no append will ever tell. */
+Test(situations, a_repair_of_what_the_leader_no_longer_has_is_a_snapshot)
+{
+    uint32_t installs = 0;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *leader = leader_of(group);
+        struct machine *damaged = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        run_on(group, leader, write_entries, ENTRIES);
+        for (uint32_t i = 0; i < MACHINES; i++)
+            run_until(group, is_whole(group, &group->machines[i]));
+        kill_machine(damaged);
+        damage_log(damaged);
+        for (uint32_t i = 0; i < MACHINES; i++)
+            if (&group->machines[i] != damaged)
+                run_on(group, &group->machines[i], flush_and_release, 0);
+        cr_assert_gt(raft_of(leader)->log.compacted_index, ENTRIES);
+        boot(damaged);
+        run_until(group, is_in_state(damaged, NODE_FAILED) || is_whole(group, damaged));
+        cr_assert(is_in_state(damaged, NODE_READY), "seed %lu: %s", (unsigned long)seed,
+                  node_failure(damaged->node));
+        installs += damaged->restarts;
+        group_destroy(group);
+    }
+    cr_expect_gt(installs, 0);
+}
