@@ -1,5 +1,7 @@
-/* Whole members in situations that seeds seldom make: both ways to be told to stop at once, a log
- * that is damaged where nobody would look, and where the others no longer have it. */
+/* Whole members in situations that seeds seldom make: both ways to be told to stop at once, an
+ * answer to the process before, a log that is damaged where nobody would look, and where the others
+ * no longer have it. */
+#include "server/message.h"
 #include "server/repair.h"
 #include "storage/lsm/lsm.h"
 #include "tests/sim/small_group.h"
@@ -127,6 +129,70 @@ Test(situations, who_is_told_to_stop_does_not_start_again)
             run_until(group, machine->restarts == 1 && is_in_state(machine, NODE_READY));
         }
         cr_expect_eq(machine->restarts, cases[i].stop ? 0 : 1, "%s", cases[i].why);
+        group_destroy(group);
+    }
+}
+
+/* ---- reads ---------------------------------------------------------------------------------- */
+
+/* Of one linearizable read: what its member had executed when it was allowed. */
+static struct {
+    bool allowed;
+    int error;
+    uint64_t applied;
+} read_result;
+
+static void on_read_allowed(void *context, struct core *core maybe_unused,
+                            const struct mesh_message *message)
+{
+    const struct machine *machine = context;
+    read_result.allowed = true;
+    read_result.error = (int)(int64_t)message->word[1];
+    read_result.applied = raft_of(machine)->log.applied_index;
+}
+
+/* As a connection core asks for a batch of its reads. */
+static void ask_to_read(struct machine *machine)
+{
+    struct core *core = core_current();
+    struct mesh_message message = {.kind = MESSAGE_READ_INDEX, .word = {1}};
+    read_result.allowed = false;
+    core_handle(core, MESSAGE_READ_INDEX_DONE, on_read_allowed, machine);
+    core_post(core, machine->node->map.raft, &message);
+}
+
+/* The leader's answer to a question finds another process of the member than asked: it comes right
+ * after that one asked for the first time as well, and a write was acknowledged in between. */
+Test(situations, an_answer_to_the_process_before_allows_no_read)
+{
+    enum { SLOW_MS = 150, BLOCK_MS = 400 };
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *leader = leader_of(group);
+        struct machine *asker = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        struct machine *other = &group->machines[leader == &group->machines[2] ? 1 : 2];
+        const struct raft *raft = raft_of(leader);
+        block(group, other, leader, BLOCK_MS * NS_PER_MS); /* nobody confirms the leadership */
+        run_on(group, asker, ask_to_read, 0);
+        run_until(group, raft->reads_count == 1);
+        uint64_t asked_at = raft->log.committed_index;
+        kill_machine(asker);
+        path(group, leader, asker, SLOW_MS * NS_PER_MS);
+        boot(asker);
+        run_until(group, raft->reads_count == 0); /* the answer is on its way */
+        uint64_t arrives_ns = group->world.now_ns + SLOW_MS * NS_PER_MS;
+        cr_assert(peers_connected(leader->node->peers->peers, asker->node->identity.member_id,
+                                  PEER_LANE_CONTROL));
+        run_on(group, leader, write_entries, 1);
+        run_until(group, raft_of(asker) != NULL && raft_of(asker)->leader != 0);
+        uint64_t committed = raft->log.committed_index;
+        cr_assert(committed > asked_at && raft_of(asker)->log.applied_index < committed);
+        run_on(group, asker, ask_to_read, 0);
+        cr_assert(group->world.now_ns < arrives_ns, "the answer came too early for this test");
+        run_until(group, read_result.allowed);
+        cr_expect_eq(read_result.error, 0);
+        cr_expect_geq(read_result.applied, committed, "seed %lu", (unsigned long)seed);
         group_destroy(group);
     }
 }
