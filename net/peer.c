@@ -12,7 +12,8 @@
 #define REDIAL_NS_MAX   (1 * NS_PER_S)
 #define TICK_NS         (20 * NS_PER_MS)
 #define PING_NS         (500 * NS_PER_MS)
-#define GREETING_NS_MAX (5 * NS_PER_S) /* for a whole greeting, from the first byte on */
+#define PAUSE_NS        (200 * NS_PER_MS) /* a tick that comes so late tells that we stood still */
+#define GREETING_NS_MAX (5 * NS_PER_S)    /* for a whole greeting, from the first byte on */
 #define BULK_SILENCES   4 /* a bulk lane may be silent for this many times silence_ns */
 
 /* Kinds of the transport between PEER_KIND_ANSWER and PEER_KIND_USER. */
@@ -46,6 +47,7 @@ struct peers {
     struct peer_link *links; /* all, dialled and accepted */
     uint32_t link_count;
     struct timer tick;
+    uint64_t ticked_ns;
     bool stopping;
     struct fiber_event *stopped;
     struct peer_stats stats;
@@ -406,10 +408,24 @@ static void link_tick(struct peers *peers, struct peer_link *link, uint64_t now_
     }
 }
 
+/* Stopped from outside, with its machine perhaps: others were not silent, we did not listen. */
+static void forgive_silence(struct peers *peers, uint64_t now_ns)
+{
+    uint64_t late_ns = now_ns - peers->ticked_ns;
+    peers->ticked_ns = now_ns;
+    if (late_ns < PAUSE_NS)
+        return;
+    for (struct peer_link *link = peers->links; link != NULL; link = link->next) {
+        uint64_t *since_ns = link->greeted ? &link->heard_ns : &link->opened_ns;
+        *since_ns = u64_min(*since_ns + late_ns, now_ns);
+    }
+}
+
 static void on_tick(struct timer *timer)
 {
     struct peers *peers = container_of(timer, struct peers, tick);
     uint64_t now_ns = core_now_ns(peers->core);
+    forgive_silence(peers, now_ns);
     for (struct peer_link *link = peers->links, *next; link != NULL; link = next) {
         next = link->next; /* closing never frees inside the call */
         link_tick(peers, link, now_ns);
@@ -567,6 +583,7 @@ int peers_create(struct core *core, const struct peer_options *options, struct p
         return -ENOMEM;
     peers->core = core;
     peers->options = *options;
+    peers->ticked_ns = core_now_ns(core);
     timer_init(&peers->tick, on_tick);
     timer_start(core_timers(core), &peers->tick, core_now_ns(core));
     *out = peers;
