@@ -3,9 +3,10 @@
 //	build/peers/failover [--runs 50] [--only kill,pause,move,drain] [--peer etcd] [--record] [--explain 150ms]
 //	build/peers/failover --isolated-follower 60 [--peer etcd]    (root, nftables)
 //	build/peers/failover --elections 600 [--peer etcd]
+//	build/peers/failover --rejoin 1024 [--peer etcd]
 //
-// The application has one official client (clientv3) that knows all three members, and WORKERS
-// requests in flight: each puts, gives an attempt ATTEMPT, and tries again at once when it failed.
+// The application has one official client (clientv3) that knows all three members, and 16
+// (--workers) requests in flight: each puts, gives an attempt ATTEMPT, and tries again at once when it failed.
 // The gap is the longest time without any success that the event made, from the last one before to
 // the first one after; the slowest request is from its first attempt to its success. The longest
 // gaps before the event and after it tell how quiet the machine was. Systems take turns, run by run,
@@ -23,6 +24,7 @@
 //
 // --isolated-follower cuts one follower off for so many seconds: neither term nor leader may change.
 // --elections writes as fast as the machine can for so many seconds: no term may change.
+// --rejoin writes so many MiB while a follower is away, and looks at puts while it is sent the tables.
 package main
 
 import (
@@ -37,10 +39,11 @@ import (
 )
 
 const (
-	workers    = 16
 	attempt    = time.Second
 	readyLimit = 2 * time.Minute
 )
+
+var workers = 16 // requests in flight
 
 // system is what is measured, with the cluster of its turns.
 type system struct {
@@ -97,6 +100,8 @@ func run() error {
 	record := flag.Bool("record", false, "append the table to bench/RESULTS.md")
 	isolated := flag.Int("isolated-follower", 0, "seconds that a follower is cut off")
 	elections := flag.Int("elections", 0, "seconds at saturation")
+	flag.IntVar(&workers, "workers", workers, "requests in flight")
+	rejoins := flag.Int("rejoin", 0, "MiB that a follower misses")
 	flag.Parse()
 	chosen, err := systems(*peer)
 	if err != nil {
@@ -112,6 +117,15 @@ func run() error {
 		return isolate(chosen, time.Duration(*isolated)*time.Second)
 	case *elections > 0:
 		return saturate(chosen, time.Duration(*elections)*time.Second)
+	}
+	if *rejoins > 0 {
+		for _, s := range chosen {
+			if err := rejoin(s, *rejoins); err != nil {
+				return err
+			}
+			s.close()
+		}
+		return nil
 	}
 	names := strings.Split(*only, ",")
 	for _, name := range names {
