@@ -13,6 +13,11 @@
 #define CALM_NS         (30 * NS_PER_S)
 #define OPERATOR_NS_MIN (24 * NS_PER_S)
 
+/* Of small stores: at most, at least, at least. */
+#define THINK_NS_SMALL    (16 * NS_PER_MS)
+#define VALUE_BYTES_SMALL 256
+#define OUTAGE_NS_SMALL   (2 * NS_PER_S)
+
 void whole_text(struct whole *whole, uint32_t node, const char *format, ...)
 {
     if (!sim_text_wanted())
@@ -83,6 +88,11 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     config->kills = prng_chance(&prng, 1, 2);
     config->traps = config->crashes && prng_chance(&prng, 3, 4);
     config->small_stores = prng_chance(&prng, 1, 3);
+    if (config->small_stores) { /* filled all the same, and left behind by whoever is away */
+        config->think_ns = u64_min(config->think_ns, THINK_NS_SMALL);
+        config->value_bytes_max = (uint32_t)u64_max(config->value_bytes_max, VALUE_BYTES_SMALL);
+        config->outage_ns_max = u64_max(config->outage_ns_max, OUTAGE_NS_SMALL);
+    }
     config->pauses = prng_chance(&prng, 1, 3);
     if (prng_chance(&prng, 1, 2)) { /* changes take seconds: nodes must be connected for so long */
         config->operator_ns = 50 * NS_PER_MS << prng_below(&prng, 6);

@@ -165,7 +165,8 @@ void whole_faults_crash(struct whole_node *node, bool power);
 
 /* whole_trap.c */
 void whole_trap_init(struct whole_node *node);
-void whole_trap_set(struct whole_node *node); /* it crashes when its disk does something drawn */
+/* It crashes when its disk does something that is drawn, of the kinds from `first` on. */
+void whole_trap_set(struct whole_node *node, enum whole_trap first);
 void whole_trap_boot(struct whole_node *node, uint64_t boot_ns); /* soon after it starts */
 void whole_trap_clear(struct whole_node *node);
 

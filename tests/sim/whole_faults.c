@@ -76,7 +76,9 @@ void whole_faults_crash(struct whole_node *node, bool power)
     if (again && prng_chance(faults(whole), 1, 2))
         whole_trap_boot(node, boot_ns);
     else if (again)
-        whole_trap_set(node);
+        whole_trap_set(node, WHOLE_TRAP_WRITE);
+    else if (whole->config.traps && whole->config.small_stores) /* the log may be gone by then */
+        whole_trap_set(node, WHOLE_TRAP_SNAPSHOT);
 }
 
 /* Nothing passes between machines `a` and `b`, or only one way, until then. */
@@ -163,7 +165,7 @@ static void do_harm(struct whole *whole)
     uint64_t until_ns = whole->world.now_ns + prng_below(prng, config->outage_ns_max + 1);
     uint64_t draw = prng_below(prng, 24);
     if (draw < 5 && config->traps)
-        whole_trap_set(node);
+        whole_trap_set(node, WHOLE_TRAP_WRITE);
     else if (draw < 8 && config->crashes)
         whole_faults_crash(node, false);
     else if (draw < 9 && config->crashes)

@@ -232,7 +232,7 @@ struct whole_node *whole_node_add(struct whole *whole, const char *cluster)
     sim_event_init(&node->watch, watch_event);
     whole_trap_init(node);
     if (whole->config.traps && prng_chance(whole_prng(whole, FAULTS), 1, 4))
-        whole_trap_set(node);
+        whole_trap_set(node, WHOLE_TRAP_WRITE);
     sim_event_schedule(&whole->world, &node->watch, whole->world.now_ns + WATCH_NS);
     whole_faults_node_added(whole, node);
     return node;

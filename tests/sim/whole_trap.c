@@ -103,11 +103,10 @@ void whole_trap_clear(struct whole_node *node)
     node->trap = WHOLE_TRAP_NONE;
 }
 
-void whole_trap_set(struct whole_node *node)
+void whole_trap_set(struct whole_node *node, enum whole_trap first)
 {
     whole_trap_clear(node);
-    node->trap = WHOLE_TRAP_WRITE +
-                 (enum whole_trap)prng_below(faults(node), WHOLE_TRAP_COUNT - WHOLE_TRAP_WRITE);
+    node->trap = first + (enum whole_trap)prng_below(faults(node), WHOLE_TRAP_COUNT - first);
     node->trap_steps = (uint32_t)prng_below(faults(node), SNAPSHOT_STEPS_MAX);
     whole_text(node->whole, node->sim.id, "* a trap for %s", trap_name(node->trap));
 }
