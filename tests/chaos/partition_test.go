@@ -155,7 +155,18 @@ func TestPartitions(t *testing.T) {
 	t.Logf("%d rounds: %d calls answered, %d writes not; %v", rounds, r.known, r.unknown, r.done)
 }
 
-// A follower that was cut off for a while comes back without a new term and without a new leader.
+// campaigns counts those of each member that were more than a question.
+func campaigns(r *clusterRun) []int64 {
+	var all []int64
+	for _, m := range r.cluster.Members {
+		all = append(all, metric(m, `raft_elections_total{kind="vote"}`))
+	}
+	return all
+}
+
+// A follower that was cut off for a while comes back without a new term and without a new leader. On
+// a machine that stands still for longer than an election timeout others may campaign meanwhile; it
+// never does.
 func TestIsolatedFollower(t *testing.T) {
 	if !apart(t) {
 		return
@@ -172,6 +183,7 @@ func TestIsolatedFollower(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
+	campaigned := campaigns(r)
 	if err := network.Isolate(lost); err != nil {
 		t.Fatal(err)
 	}
@@ -199,6 +211,14 @@ func TestIsolatedFollower(t *testing.T) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s does not catch up: %v %v, %v %v", r.cluster.Members[lost].Name, ours, err, theirs, leaderErr)
 		}
+	}
+	now := campaigns(r)
+	if now[lost] != campaigned[lost] {
+		t.Errorf("%s began %d campaigns and had begun %d", r.cluster.Members[lost].Name, now[lost], campaigned[lost])
+	}
+	if !slices.Equal(now, campaigned) {
+		t.Logf("the machine stood still: members began %v campaigns and had begun %v; terms are not compared", now, campaigned)
+		return
 	}
 	for _, m := range r.cluster.Members {
 		s, err := memberStatus(m)
