@@ -89,6 +89,19 @@ enum life_state admission_life(const struct membership *membership, uint64_t id,
     return member->life == life ? LIFE_NAMED : LIFE_REPLACED;
 }
 
+bool admission_may_vote(const struct admission *admission, uint64_t life, bool welcomed)
+{
+    switch (admission_life(admission->membership, admission->self, life)) {
+    case LIFE_NAMED:
+        return true;
+    case LIFE_UNTOLD:
+        return welcomed;
+    case LIFE_REPLACED:
+        break; /* it is about to stop */
+    }
+    return false;
+}
+
 static void trust(struct admission *admission, uint64_t id, uint64_t life)
 {
     uint32_t to = PEERS_MAX;

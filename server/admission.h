@@ -63,4 +63,9 @@ enum life_state {
 };
 enum life_state admission_life(const struct membership *membership, uint64_t id, uint64_t life);
 
+/* May this member, of `life`, answer a candidate that has `welcomed` it, or not (yet)? Until it
+ * finds its own life in its log its directory may be one that was emptied, also when it was fed
+ * since, and the member may have voted before: only who looked it up and let it in can tell. */
+bool admission_may_vote(const struct admission *admission, uint64_t life, bool welcomed);
+
 #endif

@@ -154,17 +154,12 @@ void peer_role_durable(struct peer_role *role, uint64_t sequence)
 
 /* ---- Raft's messages in --------------------------------------------------------------------- */
 
-/* A member whose directory was emptied may have voted before. So until this member finds its own
- * life in its log, also when it was fed meanwhile, it answers no candidate that has not looked it
- * up and let it in. */
 static bool vote_is_safe(const struct peer_role *role, const struct raft_message *message)
 {
     if (message->kind != RAFT_MESSAGE_VOTE && message->kind != RAFT_MESSAGE_PRE_VOTE)
         return true;
-    const struct node *node = role->node;
-    return admission_life(&node->membership, node->identity.member_id, node->identity.life) ==
-               LIFE_NAMED ||
-           peers_connected(role->peers, message->from, PEER_LANE_CONTROL);
+    return admission_may_vote(&role->admission, role->node->identity.life,
+                              peers_connected(role->peers, message->from, PEER_LANE_CONTROL));
 }
 
 static int step(struct peer_role *role, const struct raft_message *message)

@@ -140,6 +140,31 @@ Test(admission, the_latest_greeting_counts_and_the_oldest_is_forgotten)
     free(membership);
 }
 
+Test(admission, who_may_vote)
+{
+    static const struct {
+        const char *why;
+        uint64_t self, life;
+        bool welcomed, want;
+    } cases[] = {
+        {"our log names us", NAMED, LIFE, false, true},
+        {"at the first start, whoever let us in", ADDED, OTHER, true, true},
+        {"but nobody who may know that we were emptied", ADDED, OTHER, false, false},
+        {"as long as our addition is not applied", UNKNOWN, OTHER, false, false},
+        {"upgraded, until our life is told", OLD, LIFE, true, true},
+        {"upgraded, until our life is told", OLD, LIFE, false, false},
+        {"we are an emptied directory", NAMED, OTHER, false, false},
+        {"whoever let us in cannot know it yet", NAMED, OTHER, true, false},
+    };
+    struct membership *membership = membership_make();
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct admission admission = {.membership = membership, .self = cases[i].self};
+        cr_expect_eq(admission_may_vote(&admission, cases[i].life, cases[i].welcomed),
+                     cases[i].want, "%s", cases[i].why);
+    }
+    free(membership);
+}
+
 /* ---- greetings ------------------------------------------------------------------------------ */
 
 Test(admission, what_a_greeting_tells_is_understood)
