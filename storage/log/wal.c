@@ -423,6 +423,7 @@ static void acknowledge_block(struct wal *wal, struct wal_write *write)
     const struct wal_block *block = &write->block;
     invariant(block->sequence == wal->durable_sequence + 1);
     wal->durable_sequence = block->sequence; /* W2 */
+    wal->unproven = 0;                       /* this block says that all before it was durable */
     wal->durable_segment = block->segment;
     wal_index_apply(&wal->index, block, 0);
     invariant(block->entry_count == 0 || (block->flags & WAL_BLOCK_REPAIR) != 0 ||

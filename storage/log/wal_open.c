@@ -174,6 +174,7 @@ static void take_over(struct wal *wal, struct wal_scan *scan)
     wal->active_offset = scan->at.offset;
     wal->previous_crc = scan->last.header_crc;
     wal->durable_sequence = scan->last.sequence;
+    wal->unproven = scan->unproven;
     wal->durable_segment =
         scan->last.sequence != 0 ? scan->last.segment : superblock->oldest_segment;
     wal->hard_state = scan->recovered->hard_state;
@@ -350,7 +351,8 @@ void wal_close(struct wal *wal)
     wal->closing = true;
     wal_keeper_stop(wal);
     if (!wal->fenced) {
-        wal_ring_write(wal);
+        if (wal->unproven == 0)
+            wal_ring_write(wal);
         wal_superblock_write(wal, true);
     }
     close_files(wal);

@@ -119,7 +119,8 @@ struct wal_scan {
     struct wal_position at;
     uint64_t proof;
     uint64_t sequence_seen_max;
-    bool header_torn; /* at the cut: a header was begun there */
+    uint64_t unproven; /* the oldest kept block that is bad and not proven; 0: none */
+    bool header_torn;  /* at the cut: a header was begun there */
     struct wal_survivor
         survivors[WAL_SURVIVORS_MAX]; /* behind the hole, known by header or trail */
     uint32_t survivor_count;
@@ -188,6 +189,8 @@ struct wal {
 
     struct wal_write writes[WAL_WRITES_LIMIT];
     uint64_t next_sequence, durable_sequence;
+    uint64_t unproven; /* of a start: the superblock proves nothing from this block on until another
+                        * one is durable, so that a second crash finds what the first one left */
     uint32_t durable_segment; /* of block durable_sequence */
     uint32_t previous_crc;
     uint8_t *history; /* one trail: the newest headers, newest first */

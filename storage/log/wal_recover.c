@@ -353,6 +353,8 @@ static void keep_bad(struct wal_scan *scan, struct wal_position at,
     struct wal_block block = *identity;
     uint32_t fault = WAL_EXTENT_FAULTY | (is_proven(scan) ? WAL_EXTENT_PROVEN : 0);
     sometimes(!is_proven(scan), "wal: bad block, not proven durable, trail sound");
+    if (!is_proven(scan) && scan->unproven == 0)
+        scan->unproven = block.sequence;
     scan->survivor_count = 0;
     const uint8_t *body = records_good ? scan_bytes(scan, at, block.bytes) : NULL;
     if (body != NULL && wal_body_check(&block, body) == WAL_BODY_PAYLOAD_DAMAGED)

@@ -426,6 +426,51 @@ Test(wal_recover, a_lone_node_may_cut_what_was_never_proven)
     in_fiber(cut_unproven);
 }
 
+static void still_unproven(const char *directory, struct wal **wal)
+{
+    struct wal_recovered recovered;
+    struct wal_options options = small_options(directory);
+    options.alone = true;
+    cr_assert_eq(wal_open(&options, wal, &recovered), 0, "%s", recovered.reason);
+    cr_assert_eq(recovered.verdict, WAL_VERDICT_FAULTY);
+    cr_assert_eq(recovered.fault_first_index, 10);
+    cr_assert_eq(recovered.fault_proven_count, 0, "%s", recovered.reason);
+}
+
+/* A start that found it and went no further must not make it look durable: the next one, of a node
+ * that is alone, would refuse the log for good. */
+static void crash_before_the_cut(void)
+{
+    char again[160];
+    row = &rows[9];
+    write_image();
+    damage_image();
+    struct wal *first, *second, *third;
+    still_unproven(crashed, &first);
+    snprintf(again, sizeof(again), "%s", in_root("again"));
+    copy_log(crashed, again); /* the power goes here */
+    still_unproven(again, &second);
+    wal_close(second); /* or it is stopped */
+    still_unproven(again, &third);
+    append_marker(third, WAL_APPEND_CUT, 9, 0);
+    wal_close(third);
+    struct wal_recovered recovered;
+    third = open_small(again, &recovered);
+    cr_assert_eq(recovered.verdict, WAL_VERDICT_OK, "%s", recovered.reason);
+    cr_assert_eq(recovered.last_index, 9);
+    wal_close(third);
+    append_wait(first, 11, 2, 9, 100); /* now others build on it */
+    wal_close(first);
+    first = open_small(crashed, &recovered);
+    cr_assert_eq(recovered.fault_proven_count, 1);
+    wal_close(first);
+}
+
+Test(wal_recover, a_start_proves_nothing_before_it_writes)
+{
+    in_fiber(crash_before_the_cut);
+}
+
 /* ---- refusals ----------------------------------------------------------------------------------
  */
 
