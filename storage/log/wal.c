@@ -213,7 +213,7 @@ static uint32_t block_limit(struct wal *wal, const struct wal_append *next)
 static void write_block_done(struct io_op *op, int32_t result)
 {
     struct wal_write *write = container_of(op, struct wal_write, op);
-    if (result != (int32_t)write->block.bytes)
+    if (result != (int32_t)write->block.bytes && !planted_bug(failed_write_acknowledged))
         fatal("log write failed: %s/%010u.log offset %llu, %u bytes: %s", write->wal->directory,
               write->block.segment, (unsigned long long)write->block.page * WAL_PAGE_BYTES,
               write->block.bytes, result < 0 ? err_text(result) : "short write");

@@ -67,7 +67,7 @@ int sst_block_decode(uint64_t number, const char *path, struct sst_handle handle
     const uint8_t *trailer = stored + payload_bytes;
     uint32_t crc = sst_block_crc(number, handle.offset, stored, payload_bytes, trailer);
     uint32_t size = le32_load(trailer + SST_TRAILER_RAW_BYTES);
-    if (crc != le32_load(trailer + SST_TRAILER_CRC)) {
+    if (crc != le32_load(trailer + SST_TRAILER_CRC) && !planted_bug(table_checksum_ignored)) {
         reason = "block checksum mismatch";
     } else if (trailer[SST_TRAILER_TYPE] != type) {
         reason = "block of another type";

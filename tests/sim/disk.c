@@ -425,14 +425,27 @@ int32_t sim_disk_check_span(const struct sim_file *file, struct io_span span, bo
     return 0;
 }
 
+static bool has_unreadable_page(const struct sim_inode *inode, uint64_t offset, uint32_t bytes)
+{
+    uint64_t end =
+        u64_min((offset + bytes + SIM_PAGE_BYTES - 1) / SIM_PAGE_BYTES, inode->page_count);
+    for (uint64_t number = offset / SIM_PAGE_BYTES; number < end; number++)
+        if (inode->pages[number].unreadable)
+            return true;
+    return false;
+}
+
 int32_t sim_disk_read(struct sim_disk *disk, struct sim_file *file, struct io_span span)
 {
-    (void)disk;
     const struct sim_inode *inode = file->inode;
     uint64_t size = inode_bytes(inode);
     if (span.offset >= size)
         return 0;
     uint32_t total = (uint32_t)u64_min(span.bytes, size - span.offset);
+    if (has_unreadable_page(inode, span.offset, total)) {
+        disk->faults.errors++;
+        return -EIO;
+    }
     for (uint32_t done = 0; done < total;) {
         uint64_t number = (span.offset + done) / SIM_PAGE_BYTES;
         uint32_t inside = (uint32_t)((span.offset + done) % SIM_PAGE_BYTES);
@@ -495,6 +508,7 @@ int32_t sim_disk_write(struct sim_disk *disk, struct sim_inode *inode, struct io
             memcpy(scratch + inside, bytes, step);
             bytes = scratch;
         }
+        page->unreadable = false;
         if (durable)
             page_replace(page, page_data_make(bytes));
         else

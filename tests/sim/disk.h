@@ -111,14 +111,22 @@ bool sim_loss_keeps_in_flight(enum sim_loss loss, struct prng *prng);
 void sim_disk_power_cut(struct sim_disk *disk, enum sim_loss loss, struct prng *prng);
 
 /* What of a file would survive any power cut now, for checkers: its bytes under names that are
- * durable too. False: not so much of it. */
+ * durable too; what cannot be read counts as well. False: not so much of it. */
 bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t offset, void *to,
                            uint32_t bytes);
 
-/* Damage at rest, on a disk that nobody uses: up to `bytes_max` bytes of a written page of the file
- * turn into others. False: nothing of it was written. */
+/* Damage, to a page of the file that holds something durable, with nothing newer under way; false:
+ * there is none. `offset` says where it is.
+ *
+ * Rot: up to `bytes_max` bytes turn into others. Lost: reads of the page say -EIO, until it is
+ * written again; never two pages side by side. Misdirected: as if its write had gone elsewhere in
+ * the file: zeros are here, and what it holds is `far_pages` or more from here, over something
+ * else. */
 bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, struct prng *prng,
                   uint64_t *offset);
+bool sim_disk_lose(struct sim_disk *disk, const char *path, struct prng *prng, uint64_t *offset);
+bool sim_disk_misdirect(struct sim_disk *disk, const char *path, uint64_t far_pages,
+                        struct prng *prng, uint64_t *offset);
 
 /* A hash of all names, sizes and bytes, durable or not. */
 uint64_t sim_disk_hash(const struct sim_disk *disk);

@@ -46,18 +46,34 @@ bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t off
     return true;
 }
 
+/* ---- damage --------------------------------------------------------------------------------- */
+
+static bool is_settled(const struct page *page)
+{
+    return page->durable != NULL && page->count == 0 && !page->unreadable;
+}
+
+/* One of the pages that can be damaged; UINT64_MAX: there is none. */
+static uint64_t pick_page(const struct sim_inode *inode, struct prng *prng)
+{
+    uint64_t settled = 0, number = 0;
+    for (uint64_t i = 0; inode != NULL && i < inode->page_count; i++)
+        settled += is_settled(&inode->pages[i]);
+    if (settled == 0)
+        return UINT64_MAX;
+    for (uint64_t skip = prng_below(prng, settled); !is_settled(&inode->pages[number]) || skip > 0;
+         number++)
+        skip -= is_settled(&inode->pages[number]);
+    return number;
+}
+
 bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, struct prng *prng,
                   uint64_t *offset)
 {
     struct sim_inode *inode = durable_file(disk, path);
-    uint64_t written = 0;
-    for (uint64_t i = 0; inode != NULL && i < inode->page_count; i++)
-        written += inode->pages[i].durable != NULL && inode->pages[i].count == 0;
-    if (written == 0)
+    uint64_t number = pick_page(inode, prng);
+    if (number == UINT64_MAX)
         return false;
-    uint64_t number = 0, skip = prng_below(prng, written);
-    while (inode->pages[number].durable == NULL || inode->pages[number].count > 0 || skip-- > 0)
-        number++;
     uint8_t bytes[SIM_PAGE_BYTES];
     struct page *page = &inode->pages[number];
     memcpy(bytes, page->durable->bytes, sizeof(bytes));
@@ -69,5 +85,35 @@ bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, s
     page_data_unref(page->durable);
     page->durable = page_data_make(bytes);
     *offset = number * SIM_PAGE_BYTES + first;
+    return true;
+}
+
+bool sim_disk_lose(struct sim_disk *disk, const char *path, struct prng *prng, uint64_t *offset)
+{
+    struct sim_inode *inode = durable_file(disk, path);
+    uint64_t number = pick_page(inode, prng);
+    if (number == UINT64_MAX || (number > 0 && inode->pages[number - 1].unreadable) ||
+        (number + 1 < inode->page_count && inode->pages[number + 1].unreadable))
+        return false;
+    inode->pages[number].unreadable = true;
+    *offset = number * SIM_PAGE_BYTES;
+    return true;
+}
+
+bool sim_disk_misdirect(struct sim_disk *disk, const char *path, uint64_t far_pages,
+                        struct prng *prng, uint64_t *offset)
+{
+    struct sim_inode *inode = durable_file(disk, path);
+    uint64_t from = pick_page(inode, prng);
+    if (from == UINT64_MAX)
+        return false;
+    uint64_t to = prng_below(prng, inode->page_count);
+    if ((from > to ? from - to : to - from) < far_pages || inode->pages[to].count > 0)
+        return false;
+    page_data_unref(inode->pages[to].durable);
+    inode->pages[to].durable = inode->pages[from].durable;
+    inode->pages[to].unreadable = false;
+    inode->pages[from].durable = NULL;
+    *offset = from * SIM_PAGE_BYTES;
     return true;
 }

@@ -10,6 +10,13 @@
 #include "tests/sim/disk.h"
 #include "tests/sim/world.h"
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/lsan_interface.h>
+#define processes_leak() __lsan_disable() /* there are no heaps that vanish with them */
+#else
+#define processes_leak() ((void)0)
+#endif
+
 #define BYTES 16384
 
 struct machine {
@@ -62,7 +69,7 @@ static void machine_run(struct machine *machine, void (*run)(void *argument))
 static void machine_deinit(struct machine *machine)
 {
     if (machine->node.running)
-        sim_node_crash(&machine->node);
+        (void)sim_node_shutdown(&machine->node);
     sim_node_deinit(&machine->node);
     sim_disk_destroy(machine->disk);
     sim_world_deinit(&machine->world);
@@ -188,7 +195,7 @@ Test(sim_faults, a_failed_write_arrives_in_part)
         for (uint32_t at = arrived; at < BYTES; at++)
             cr_assert_eq(content[at], 1);
         lengths[arrived / 4096]++;
-        sim_node_crash(&machine.node);
+        (void)sim_node_shutdown(&machine.node);
         sim_disk_power_cut(machine.disk, SIM_LOSS_ALL, sim_prng(&machine.world, SIM_STREAM_DISK));
         cr_assert(sim_disk_read_durable(machine.disk, "/file", 0, content, 1));
         cr_assert_eq(content[0], 1);
@@ -230,6 +237,97 @@ Test(sim_faults, a_full_disk_refuses_to_grow)
     machine_deinit(&machine);
 }
 
+/* ---- damage --------------------------------------------------------------------------------- */
+
+static void write_pages(void *argument)
+{
+    struct machine *machine = argument;
+    struct io_file file = open_file();
+    for (uint32_t page = 0; page < BYTES / 4096; page++)
+        memset(content + page * 4096, (int)page + 1, 4096);
+    cr_assert_eq(await_write(file, (struct io_span){.base = content, .bytes = BYTES}, 0), BYTES);
+    cr_assert_eq(await_sync(file), 0);
+    machine->finished = true;
+}
+
+static void read_around(void *argument)
+{
+    struct machine *machine = argument;
+    struct io_file file = open_file();
+    struct io_span span = {.base = content, .bytes = 4096};
+    uint32_t unreadable = 0;
+    cr_assert_eq(await_read(file, all_of(0)), -EIO);
+    for (; span.offset < BYTES; span.offset += 4096) {
+        int32_t result = await_read(file, span);
+        unreadable += result == -EIO;
+        cr_assert(result == -EIO || (result == 4096 && content[0] == span.offset / 4096 + 1));
+    }
+    cr_assert(unreadable == 1 || unreadable == 2);
+    cr_assert_eq(sim_disk_faults(machine->disk)->errors, unreadable + 1);
+    cr_assert_eq(await_write(file, all_of(9), IO_WRITE_DURABLE), BYTES);
+    cr_assert_eq(await_read(file, all_of(0)), BYTES);
+    cr_assert_eq(content[0], 9);
+    machine->finished = true;
+}
+
+/* Reads say so, of this page and no other, until it is written again; power cuts change nothing. */
+Test(sim_faults, lost_sectors_are_never_side_by_side)
+{
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        struct machine machine;
+        uint64_t offset, one = UINT64_MAX;
+        machine_init(&machine, seed);
+        struct prng *prng = sim_prng(&machine.world, SIM_STREAM_FAULTS);
+        machine_boot(&machine);
+        cr_assert_not(sim_disk_lose(machine.disk, "/file", prng, &offset));
+        machine_run(&machine, write_pages);
+        for (int again = 0; again < 50; again++) {
+            if (!sim_disk_lose(machine.disk, "/file", prng, &offset))
+                continue;
+            cr_assert(one == UINT64_MAX || offset > one + 4096 || offset + 4096 < one);
+            one = offset;
+        }
+        cr_assert_neq(one, UINT64_MAX);
+        (void)sim_node_shutdown(&machine.node);
+        sim_disk_power_cut(machine.disk, SIM_LOSS_ALL, prng);
+        machine_boot(&machine);
+        machine_run(&machine, read_around);
+        machine_deinit(&machine);
+    }
+}
+
+Test(sim_faults, a_misdirected_write_is_far_away)
+{
+    uint32_t done = 0;
+    for (uint64_t seed = 1; seed <= 50; seed++) {
+        struct machine machine;
+        uint64_t offset;
+        machine_init(&machine, seed);
+        machine_boot(&machine);
+        machine_run(&machine, write_pages);
+        if (sim_disk_misdirect(machine.disk, "/file", 2,
+                               sim_prng(&machine.world, SIM_STREAM_FAULTS), &offset)) {
+            uint64_t from = offset / 4096, to = UINT64_MAX;
+            done++;
+            for (uint64_t page = 0; page < BYTES / 4096; page++) {
+                uint8_t bytes[4096];
+                cr_assert(sim_disk_read_durable(machine.disk, "/file", page * 4096, bytes, 4096));
+                if (page == from) {
+                    cr_assert_eq(bytes[0], 0);
+                } else if (bytes[0] != page + 1) {
+                    cr_assert_eq(bytes[0], from + 1);
+                    cr_assert_eq(to, UINT64_MAX);
+                    to = page;
+                }
+            }
+            cr_assert_neq(to, UINT64_MAX);
+            cr_assert(from > to + 1 || to > from + 1);
+        }
+        machine_deinit(&machine);
+    }
+    cr_assert_gt(done, 5);
+}
+
 /* ---- processes that end themselves ---------------------------------------------------------- */
 
 static void on_fatal(struct sim_node *node, const char *message)
@@ -267,6 +365,7 @@ static void read_sevens(void *argument)
 Test(sim_faults, fatal_ends_one_process_which_starts_again)
 {
     struct machine machine;
+    processes_leak();
     machine_init(&machine, 3);
     machine.node.on_fatal = on_fatal;
     for (int again = 0; again < 3; again++) {
@@ -365,6 +464,7 @@ static void leave_a_fiber(void *argument)
 
 Test(sim_faults, what_an_orderly_end_leaves_is_counted)
 {
+    processes_leak();
     for (int mess = 0; mess < 2; mess++) {
         struct machine machine;
         machine_init(&machine, 1);

@@ -120,8 +120,7 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             "crashes=%d kills=%d traps=%d rotting=%u stalls=%d partitions=%d slow=%d pauses=%d "
             "faults every "
             "%.0fms up to %.0fms turn=%uns short-reads=%d buggify=%d small-stores=%d "
-            "core-first=%d slow-paths=%d\n"
-            "disks: slow=%d errors=%d full=%d drift=%uppm\n",
+            "core-first=%d slow-paths=%d\n",
             config->nodes, config->cores, config->sector_bytes, (double)config->safety_ns / 1e9,
             config->clients, config->read_percent, config->txn_percent, config->delete_percent,
             config->compactions, (double)config->think_ns / 1e6, config->call_timeout_ms,
@@ -129,8 +128,8 @@ void whole_config_print(const struct whole_config *config, FILE *out)
             config->kills, config->traps, config->rotting, config->stalls, config->partitions,
             config->slow_cores, config->pauses, (double)config->fault_mean_ns / 1e6,
             (double)config->outage_ns_max / 1e6, config->turn_ns_max, config->short_reads,
-            config->buggify, config->small_stores, config->core_first, config->slow_paths,
-            config->disk.slow, config->disk.errors, config->disk.full, config->disk.drift_ppm_max);
+            config->buggify, config->small_stores, config->core_first, config->slow_paths);
+    whole_disk_print(&config->disk, out);
 }
 
 /* ---- the run -------------------------------------------------------------------------------- */
@@ -176,7 +175,8 @@ static bool stop_node(struct whole *whole, struct whole_node *node, uint64_t lim
         return going; /* its process ended, for what its disk did before */
     if (going && node_state(node->node) == NODE_STOPPED)
         whole_node_shut_down(node);
-    else if (going && (node_state(node->node) != NODE_FAILED || whole_node_is_member(node)))
+    else if (going && !node->lost &&
+             (node_state(node->node) != NODE_FAILED || whole_node_is_member(node)))
         verdict_set(&whole->verdict, SIM_LIVENESS, "node %u does not stop", node->sim.id);
     return going;
 }
@@ -193,7 +193,7 @@ static bool members_caught_up(const struct whole *whole, uint64_t index)
 {
     for (uint32_t i = 0; i < whole->node_count; i++)
         if (whole_node_is_member(&whole->nodes[i]) && !whole->nodes[i].kept_down &&
-            whole->nodes[i].executed < index)
+            !whole->nodes[i].lost && whole->nodes[i].executed < index)
             return false;
     return true;
 }

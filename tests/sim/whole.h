@@ -35,6 +35,7 @@
 /* What may happen to disks while they are used, and to clocks. */
 struct whole_disk_config {
     bool slow, errors, full;
+    bool sectors, tables; /* of nodes that rot: sectors of logs that are used, tables */
     uint32_t drift_ppm_max;
 };
 
@@ -48,8 +49,8 @@ struct whole_config {
     uint64_t think_ns, call_timeout_ms;
     uint32_t value_bytes_max;
     bool crashes, kills, traps, stalls, partitions, slow_cores, pauses;
-    uint32_t rotting; /* the first nodes, so many: their logs may be damaged while they are down */
-    bool core_first;  /* in the end a majority is healed first, and must do without the rest */
+    uint32_t rotting;     /* the first nodes, so many: what lies on their disks may be damaged */
+    bool core_first;      /* in the end a majority is healed first, and must do without the rest */
     uint64_t operator_ns; /* between changes of the members; 0: none */
     uint64_t fault_mean_ns, outage_ns_max;
     uint32_t turn_ns_max;
@@ -100,6 +101,7 @@ struct whole_node {
     bool kept_down;         /* while the others must do without it */
     uint64_t disk_until_ns; /* its disk does harm until then; 0: none */
     uint64_t disk_errors;   /* that it had given when this process began */
+    bool lost;              /* a table of it is damaged: it may end, and need not come back */
 
     enum whole_trap trap;
     uint32_t trap_steps; /* still to come */
@@ -172,10 +174,13 @@ void whole_trap_clear(struct whole_node *node);
 
 /* whole_disk_faults.c */
 void whole_disk_draw(struct whole_disk_config *config, struct prng *prng);
+void whole_disk_print(const struct whole_disk_config *config, FILE *out);
 int32_t whole_disk_drift_ppm(struct whole *whole); /* of a new machine's clock */
 void whole_disk_faults_start(struct whole *whole);
-void whole_disk_faults_end(struct whole *whole);       /* disks are well */
-bool whole_disk_failed(const struct whole_node *node); /* since its process began */
+void whole_disk_faults_end(struct whole *whole); /* disks are well */
+void whole_disk_rot(struct whole_node *node);    /* it is down */
+/* Since its process began, or what lies there is beyond repair. */
+bool whole_disk_failed(const struct whole_node *node);
 
 /* whole_operator.c */
 void whole_operator_start(struct whole *whole);

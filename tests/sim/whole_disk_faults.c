@@ -1,4 +1,7 @@
-/* Harm that a seed does to disks while they are used, and its end. */
+/* Harm that a seed does to disks: to what lies on them, and while they are used. */
+#include <stdio.h>
+
+#include "storage/log/wal.h"
 #include "tests/sim/whole.h"
 
 #define SLOW_FACTOR_MAX      200
@@ -11,12 +14,111 @@ static struct prng *faults(struct whole *whole)
     return whole_prng(whole, FAULTS);
 }
 
+/* ---- what lies there ------------------------------------------------------------------------
+ *
+ * Only on the first `rotting` nodes, less than half: everything has a majority of intact copies. A
+ * log is repaired from them. It is spared what would look like a write that never was: two pages
+ * side by side, or both ends of a block, the last one's maybe. The ring is spared, which remembers
+ * what was lost. Nothing repairs a table: its node is lost, and must not serve anything wrong. */
+
+#define ROT_BYTES_MAX 1024
+#define FILES_MAX     64
+#define BLOCK_PAGES   ((uint64_t)WAL_BLOCK_BYTES_DEFAULT / WAL_PAGE_BYTES + 2) /* and more */
+
+struct files {
+    const char *directory, *end;
+    char names[FILES_MAX][64];
+    uint32_t count;
+};
+
+static void on_file(void *context, const char *name)
+{
+    struct files *files = context;
+    size_t length = strlen(name), end = strlen(files->end);
+    if (length > end && strcmp(name + length - end, files->end) == 0 && files->count < FILES_MAX)
+        snprintf(files->names[files->count++], sizeof(files->names[0]), "%s/%s", files->directory,
+                 name);
+}
+
+/* One of the files in `directory` whose name ends so, in `path`; false: there is none. */
+static bool some_file(struct whole_node *node, const char *directory, const char *end, char *path,
+                      size_t path_bytes)
+{
+    struct files files = {.directory = directory, .end = end};
+    if (sim_disk_list(node->disk, directory, on_file, &files) < 0 || files.count == 0)
+        return false;
+    snprintf(path, path_bytes, "%s", files.names[prng_below(faults(node->whole), files.count)]);
+    return true;
+}
+
+static void damage(struct whole_node *node, const char *path, bool misdirects)
+{
+    struct prng *prng = faults(node->whole);
+    static const char *const names[] = {"rot", "lost sector", "misdirected write"};
+    uint64_t offset, kind = prng_below(prng, misdirects ? 3 : 2);
+    bool done = kind == 0   ? sim_disk_rot(node->disk, path, ROT_BYTES_MAX, prng, &offset)
+                : kind == 1 ? sim_disk_lose(node->disk, path, prng, &offset)
+                            : sim_disk_misdirect(node->disk, path, BLOCK_PAGES, prng, &offset);
+    if (!done)
+        return;
+    node->whole->rots++;
+    whole_text(node->whole, node->sim.id, "* %s in %s at %llu", names[kind], path,
+               (unsigned long long)offset);
+}
+
+/* A table of a node that is down, or runs. */
+static void damage_table(struct whole_node *node)
+{
+    char path[64];
+    uint64_t before = node->whole->rots;
+    if (some_file(node, "/data/lsm", ".sst", path, sizeof(path)))
+        damage(node, path, false);
+    node->lost = node->lost || node->whole->rots > before;
+}
+
+void whole_disk_rot(struct whole_node *node)
+{
+    struct whole *whole = node->whole;
+    char path[64];
+    if (node >= whole->nodes + whole->config.rotting || !prng_chance(faults(whole), 1, 2))
+        return;
+    for (uint64_t more = prng_below(faults(whole), 4); more > 0; more--)
+        if (some_file(node, "/data/log", ".log", path, sizeof(path)))
+            damage(node, path, true);
+    if (whole->config.disk.tables && prng_chance(faults(whole), 1, 4))
+        damage_table(node);
+}
+
+/* While its log is used. */
+static void lose_sector(struct whole_node *node)
+{
+    char path[64];
+    uint64_t offset;
+    if (!some_file(node, "/data/log", ".log", path, sizeof(path)) ||
+        !sim_disk_lose(node->disk, path, faults(node->whole), &offset))
+        return;
+    node->whole->rots++;
+    whole_text(node->whole, node->sim.id, "* lost sector in %s at %llu", path,
+               (unsigned long long)offset);
+}
+
+/* ---- while they are used -------------------------------------------------------------------- */
+
 void whole_disk_draw(struct whole_disk_config *config, struct prng *prng)
 {
     config->slow = prng_chance(prng, 1, 4);
     config->errors = prng_chance(prng, 1, 5);
     config->full = prng_chance(prng, 1, 5);
+    config->sectors = prng_chance(prng, 1, 2);
+    config->tables = prng_chance(prng, 1, 3);
     config->drift_ppm_max = prng_chance(prng, 1, 3) ? DRIFT_PPM_MAX : 0;
+}
+
+void whole_disk_print(const struct whole_disk_config *config, FILE *out)
+{
+    fprintf(out, "disks: slow=%d errors=%d full=%d sectors=%d tables=%d drift=%uppm\n",
+            config->slow, config->errors, config->full, config->sectors, config->tables,
+            config->drift_ppm_max);
 }
 
 int32_t whole_disk_drift_ppm(struct whole *whole)
@@ -66,14 +168,22 @@ static void do_harm(struct whole *whole)
 {
     const struct whole_disk_config *config = &whole->config.disk;
     struct whole_node *node = &whole->nodes[prng_below(faults(whole), whole->node_count)];
-    uint64_t draw = prng_below(faults(whole), 3);
+    uint64_t draw = prng_below(faults(whole), 8);
+    if (draw >= 6 && whole->config.rotting > 0) {
+        node = &whole->nodes[prng_below(faults(whole), whole->config.rotting)];
+        if (draw == 6 && config->sectors)
+            lose_sector(node);
+        if (draw == 7 && config->tables)
+            damage_table(node);
+        return;
+    }
     if (node->disk_until_ns != 0)
         return;
-    if (draw == 0 && config->slow)
+    if (draw < 2 && config->slow)
         slow_down(node);
-    else if (draw == 1 && config->errors)
+    else if ((draw == 2 || draw == 3) && config->errors)
         let_fail(node);
-    else if (draw == 2 && config->full)
+    else if ((draw == 4 || draw == 5) && config->full)
         fill_up(node);
     else
         return;
@@ -97,7 +207,8 @@ void whole_disk_faults_start(struct whole *whole)
 {
     const struct whole_disk_config *config = &whole->config.disk;
     sim_event_init(&whole->disk_fault, disk_event);
-    if (config->slow || config->errors || config->full)
+    bool rot = whole->config.rotting > 0 && (config->sectors || config->tables);
+    if (config->slow || config->errors || config->full || rot)
         sim_event_schedule(&whole->world, &whole->disk_fault,
                            whole->world.now_ns + whole->config.fault_mean_ns);
 }
@@ -111,5 +222,5 @@ void whole_disk_faults_end(struct whole *whole)
 
 bool whole_disk_failed(const struct whole_node *node)
 {
-    return sim_disk_faults(node->disk)->errors != node->disk_errors;
+    return node->lost || sim_disk_faults(node->disk)->errors != node->disk_errors;
 }

@@ -1,6 +1,4 @@
 /* Harm that a seed does to whole nodes, and its end. */
-#include <stdio.h>
-
 #include "tests/sim/network.h"
 #include "tests/sim/reactor_sim.h"
 #include "tests/sim/whole.h"
@@ -21,38 +19,7 @@ static struct whole_node *some_node(struct whole *whole)
 
 /* ---- crashes -------------------------------------------------------------------------------- */
 
-#define ROT_BYTES_MAX 1024
-#define SEGMENTS_MAX  64
-#define AGAIN_NS_MAX  (2 * NS_PER_MS) /* a start at once */
-
-struct segments {
-    char names[SEGMENTS_MAX][64];
-    uint32_t count;
-};
-
-static void on_segment(void *context, const char *name)
-{
-    struct segments *segments = context;
-    size_t length = strlen(name);
-    if (length > 4 && strcmp(name + length - 4, ".log") == 0 && segments->count < SEGMENTS_MAX)
-        snprintf(segments->names[segments->count++], sizeof(segments->names[0]), "/data/log/%s",
-                 name);
-}
-
-/* Somewhere in the log, not in the ring: that one remembers what was lost. */
-static void rot(struct whole_node *node)
-{
-    struct prng *prng = faults(node->whole);
-    struct segments segments = {.count = 0};
-    uint64_t offset;
-    if (sim_disk_list(node->disk, "/data/log", on_segment, &segments) < 0 || segments.count == 0)
-        return;
-    const char *path = segments.names[prng_below(prng, segments.count)];
-    if (!sim_disk_rot(node->disk, path, ROT_BYTES_MAX, prng, &offset))
-        return;
-    node->whole->rots++;
-    whole_text(node->whole, node->sim.id, "* rot in %s at %llu", path, (unsigned long long)offset);
-}
+#define AGAIN_NS_MAX (2 * NS_PER_MS) /* a start at once */
 
 /* Power is cut, or only the process is killed; it boots again later, or at once, maybe for another
  * crash. */
@@ -66,9 +33,7 @@ void whole_faults_crash(struct whole_node *node, bool power)
         whole_node_kill(node);
     else
         whole_node_power_cut(node);
-    if (node < whole->nodes + whole->config.rotting && prng_chance(faults(whole), 1, 2))
-        for (uint64_t more = prng_below(faults(whole), 4); more > 0; more--)
-            rot(node);
+    whole_disk_rot(node);
     bool again = whole->config.traps && prng_chance(faults(whole), 1, 4);
     uint64_t outage_ns = again ? AGAIN_NS_MAX : whole->config.outage_ns_max;
     uint64_t boot_ns = whole->world.now_ns + prng_below(faults(whole), outage_ns + 1);

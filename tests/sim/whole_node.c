@@ -117,7 +117,8 @@ static void node_failed(struct whole_node *node)
     sometimes(disk, "whole: a node does not start for what its disk does, and does later");
     if (joins || node->leaving || disk) {
         whole_node_kill(node);
-        whole_node_boot_at(node, whole->world.now_ns + AGAIN_NS);
+        if (!node->lost)
+            whole_node_boot_at(node, whole->world.now_ns + AGAIN_NS);
         return;
     }
     verdict_set(&whole->verdict, SIM_SAFETY, "node %u does not start: %s", node->sim.id,
@@ -135,7 +136,7 @@ static void node_ended(struct sim_node *machine, const char *message)
     sometimes(true, "whole: a process ends for what its disk did");
     whole->ends++;
     whole_node_kill(node);
-    if (!node->stop_asked)
+    if (!node->stop_asked && !node->lost)
         whole_node_boot_at(node, whole->world.now_ns + AGAIN_NS);
 }
 

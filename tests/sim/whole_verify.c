@@ -36,7 +36,8 @@ static void verify_run(void *argument)
 {
     struct whole *whole = argument;
     for (uint32_t i = 0; i < whole->node_count; i++)
-        if (whole_node_is_voter(&whole->nodes[i]) && !whole->nodes[i].kept_down)
+        if (whole_node_is_voter(&whole->nodes[i]) && !whole->nodes[i].kept_down &&
+            !whole->nodes[i].lost)
             verify_node(whole, &whole->nodes[i]);
     whole->verified = true;
 }
