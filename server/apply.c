@@ -404,3 +404,8 @@ void apply_stop(struct apply *apply)
     arena_deinit(&apply->scratch);
     arena_deinit(&apply->held);
 }
+
+void apply_destroy(struct apply *apply)
+{
+    free(apply);
+}

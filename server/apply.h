@@ -26,6 +26,7 @@ struct raft_driver;
 must_check int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
                            uint64_t applied_index, struct apply **apply);
 void apply_stop(struct apply *apply); /* fiber; returns when the loop has ended */
+void apply_destroy(struct apply *apply);
 
 /* Everything up to `index` is committed and durable here. */
 void apply_extend(struct apply *apply, uint64_t index);

@@ -606,6 +606,11 @@ int node_create(const struct config *config, uint32_t core_count, uint64_t memor
 
 void node_destroy(struct node *node)
 {
+    peer_role_destroy(node->peers);
+    raft_driver_destroy(node->raft);
+    free(node->log); /* it was closed when it stopped */
+    for (uint32_t i = 0; i < node->core_count; i++)
+        free(node->frontends[i]);
     identity_deinit(&node->identity);
     membership_deinit(&node->membership);
     member_requests_destroy(node->member_requests);

@@ -475,3 +475,15 @@ void peer_role_stop(struct peer_role *role)
     peers_destroy(role->peers);
     role->peers = NULL;
 }
+
+void peer_role_destroy(struct peer_role *role)
+{
+    if (role == NULL)
+        return;
+    forward_destroy(role->forward);
+    received_deinit(&role->received);
+    free(role->held);
+    free(role->entries);
+    free(role->entry_pointers);
+    free(role);
+}

@@ -64,7 +64,8 @@ must_check int peer_role_start(struct node *node, struct core *core);
 
 /* Fiber, once consensus runs: listens, dials. */
 must_check int peer_role_open(struct peer_role *role);
-void peer_role_stop(struct peer_role *role); /* fiber */
+void peer_role_stop(struct peer_role *role);    /* fiber */
+void peer_role_destroy(struct peer_role *role); /* stopped, its core gone; NULL: no-op */
 
 /* What one raft_ready() gave. Consensus may be asked for entries meanwhile, not be called. */
 void peer_role_send(struct peer_role *role, const struct raft_message *messages, uint32_t count);

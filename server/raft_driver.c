@@ -492,3 +492,21 @@ void raft_driver_stop(struct node *node)
     peer_role_stop(driver->node->peers);
     deferred_deinit(&driver->deferred);
 }
+
+/* The core's hooks know it until then. */
+void raft_driver_destroy(struct raft_driver *driver)
+{
+    if (driver == NULL)
+        return;
+    while (driver->batches_free != NULL) {
+        struct log_batch *batch = driver->batches_free;
+        driver->batches_free = batch->next;
+        free(batch->entries);
+        free(batch);
+    }
+    apply_destroy(driver->apply);
+    log_notes_deinit(&driver->notes);
+    free(driver->raft_memory);
+    free(driver->reads);
+    free(driver);
+}

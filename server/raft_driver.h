@@ -71,7 +71,8 @@ struct raft_driver {
 /* Fiber of the raft core. `start` as recovered; the state machine is open. */
 must_check int raft_driver_start(struct node *node, struct core *core,
                                  const struct raft_start *start);
-void raft_driver_stop(struct node *node); /* fiber; returns when nothing is in flight */
+void raft_driver_stop(struct node *node);             /* fiber; returns when nothing is in flight */
+void raft_driver_destroy(struct raft_driver *driver); /* stopped, its core gone; NULL: no-op */
 
 /* Takes what consensus has to give: for callers whose raft_step() found no room. */
 void raft_driver_drain(struct raft_driver *driver);

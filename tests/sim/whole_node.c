@@ -88,7 +88,7 @@ void whole_node_shut_down(struct whole_node *node)
     sim_leave(&node->sim);
     struct sim_leftovers left = sim_node_shutdown(&node->sim);
     node->node = NULL;
-    if (left.fibers + left.descriptors > 0)
+    if (left.fibers + left.descriptors + left.heap.blocks > 0)
         verdict_set(&node->whole->verdict, SIM_SAFETY,
                     "node %u stops and leaves %u fibers, %u descriptors, %" PRIu64
                     " blocks of memory (%" PRIu64 " bytes, one of %" PRIu64 ")",
