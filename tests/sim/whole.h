@@ -81,6 +81,7 @@ enum whole_trap {
     WHOLE_TRAP_NAME,
     WHOLE_TRAP_SNAPSHOT,
     WHOLE_TRAP_RECEIVED,
+    WHOLE_TRAP_SENT,
     WHOLE_TRAP_COUNT
 };
 

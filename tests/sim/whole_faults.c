@@ -21,6 +21,16 @@ static struct whole_node *some_node(struct whole *whole)
 
 #define AGAIN_NS_MAX (2 * NS_PER_MS) /* a start at once */
 
+/* For who will receive a snapshot, or for who may send it. */
+static void snapshot_trap(struct whole_node *node)
+{
+    struct whole_node *other = some_node(node->whole);
+    if (prng_chance(faults(node->whole), 2, 3))
+        whole_trap_set(node, WHOLE_TRAP_SNAPSHOT);
+    else if (other != node)
+        whole_trap_set(other, WHOLE_TRAP_SENT);
+}
+
 /* Power is cut, or only the process is killed; it boots again later, or at once, maybe for another
  * crash. */
 void whole_faults_crash(struct whole_node *node, bool power)
@@ -43,7 +53,7 @@ void whole_faults_crash(struct whole_node *node, bool power)
     else if (again)
         whole_trap_set(node, WHOLE_TRAP_WRITE);
     else if (whole->config.traps && whole->config.small_stores) /* the log may be gone by then */
-        whole_trap_set(node, WHOLE_TRAP_SNAPSHOT);
+        snapshot_trap(node);
 }
 
 /* Nothing passes between machines `a` and `b`, or only one way, until then. */
@@ -129,7 +139,7 @@ static void do_harm(struct whole *whole)
     struct whole_node *node = some_node(whole);
     uint64_t until_ns = whole->world.now_ns + prng_below(prng, config->outage_ns_max + 1);
     uint64_t draw = prng_below(prng, 24);
-    if (draw < 5 && config->traps)
+    if (draw < 5 && config->traps && (node->trap < WHOLE_TRAP_SNAPSHOT || prng_chance(prng, 1, 8)))
         whole_trap_set(node, WHOLE_TRAP_WRITE);
     else if (draw < 8 && config->crashes)
         whole_faults_crash(node, false);

@@ -2,11 +2,12 @@
  * crashes while that is in flight, or a moment later. Crashes at any event seldom meet the 20 to
  * 170 us of a write to the log. */
 #include "core/invariant.h"
+#include "server/snapshot_install.h"
 #include "tests/sim/reactor_sim.h"
 #include "tests/sim/whole.h"
 
 #define SNAPSHOT_STEPS_MAX 16               /* requests for files of a snapshot, before the crash */
-#define RECEIVED_NS_MAX    (20 * NS_PER_MS) /* a crash so soon after all of it came */
+#define AFTER_NS_MAX       (20 * NS_PER_MS) /* from the first file to send, or the last that came */
 #define BOOT_NS_MAX_SHIFT  11 /* a crash this soon after a start: up to a millisecond << shift */
 
 static struct prng *faults(const struct whole_node *node)
@@ -17,10 +18,15 @@ static struct prng *faults(const struct whole_node *node)
 static const char *trap_name(enum whole_trap trap)
 {
     static const char *const names[] = {
-        [WHOLE_TRAP_NONE] = "nothing",        [WHOLE_TRAP_BOOT] = "its start",
-        [WHOLE_TRAP_WRITE] = "a write",       [WHOLE_TRAP_WRITES] = "several writes",
-        [WHOLE_TRAP_SYNC] = "a sync",         [WHOLE_TRAP_NAME] = "a change of names",
-        [WHOLE_TRAP_SNAPSHOT] = "a snapshot", [WHOLE_TRAP_RECEIVED] = "a snapshot's end",
+        [WHOLE_TRAP_NONE] = "nothing",
+        [WHOLE_TRAP_BOOT] = "its start",
+        [WHOLE_TRAP_WRITE] = "a write",
+        [WHOLE_TRAP_WRITES] = "several writes",
+        [WHOLE_TRAP_SYNC] = "a sync",
+        [WHOLE_TRAP_NAME] = "a change of names",
+        [WHOLE_TRAP_SNAPSHOT] = "a snapshot",
+        [WHOLE_TRAP_RECEIVED] = "a snapshot's end",
+        [WHOLE_TRAP_SENT] = "a snapshot for others",
     };
     return names[trap];
 }
@@ -51,10 +57,15 @@ static bool springs(struct whole_node *node, const struct sim_request *request)
     case WHOLE_TRAP_NAME:
         return request->path[0] != NULL;
     case WHOLE_TRAP_SNAPSHOT:
-        return request->path[0] != NULL && strstr(request->path[0], "/incoming/") != NULL &&
+        return request->path[0] != NULL &&
+               strstr(request->path[0], "/" SNAPSHOT_INCOMING "/") != NULL &&
                node->trap_steps-- == 0;
     case WHOLE_TRAP_RECEIVED: /* its marker is written */
-        return request->path[0] != NULL && strstr(request->path[0], "/incoming/SNAPSHOT") != NULL;
+        return request->path[0] != NULL &&
+               strstr(request->path[0], "/" SNAPSHOT_INCOMING "/SNAPSHOT") != NULL;
+    case WHOLE_TRAP_SENT: /* its files are gathered */
+        return request->kind == SIM_REQUEST_LINK &&
+               strstr(request->path[1], "/" SNAPSHOT_OUTGOING "/") != NULL;
     case WHOLE_TRAP_NONE:
     case WHOLE_TRAP_BOOT:
     case WHOLE_TRAP_COUNT:
@@ -74,8 +85,8 @@ static void on_disk_request(struct sim_node *sim, const struct sim_request *requ
     if (node->trap == WHOLE_TRAP_SYNC || node->trap == WHOLE_TRAP_NAME ||
         node->trap == WHOLE_TRAP_SNAPSHOT)
         until_ns *= 1 + prng_below(faults(node), 4); /* what comes after it, too */
-    if (node->trap == WHOLE_TRAP_RECEIVED)
-        until_ns = RECEIVED_NS_MAX;
+    if (node->trap == WHOLE_TRAP_RECEIVED || node->trap == WHOLE_TRAP_SENT)
+        until_ns = AFTER_NS_MAX;
     sim_event_schedule(world, &node->trap_event,
                        world->now_ns + prng_below(faults(node), until_ns + 1));
 }
