@@ -260,3 +260,28 @@ Test(situations, a_repair_of_what_the_leader_no_longer_has_is_a_snapshot)
     }
     cr_expect_gt(installs, 0);
 }
+
+/* Nobody answers, for as long as it takes: it waits, and leaves the processor to others. */
+Test(situations, who_waits_for_copies_does_not_spin)
+{
+    enum { EVENTS_MAX = 20000 }; /* a second; without pause it takes thirty times as many */
+    uint32_t waited = 0;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        struct machine *damaged = &group->machines[0];
+        start_all(group);
+        run_on(group, leader_of(group), write_entries, ENTRIES);
+        run_until(group, is_whole(group, damaged));
+        for (uint32_t i = 0; i < MACHINES; i++)
+            kill_machine(&group->machines[i]);
+        damage_log(damaged);
+        boot(damaged);
+        run_until(group, raft_of(damaged) != NULL);
+        uint64_t before = group->world.events;
+        run_for(group, NS_PER_S);
+        waited += repair_stats(damaged->node->repair)->faulty > 0;
+        cr_expect_lt(group->world.events - before, EVENTS_MAX);
+        group_destroy(group);
+    }
+    cr_expect_gt(waited, 0);
+}
