@@ -606,7 +606,6 @@ int node_create(const struct config *config, uint32_t core_count, uint64_t memor
 
 void node_destroy(struct node *node)
 {
-    peer_role_destroy(node->peers);
     raft_driver_destroy(node->raft);
     free(node->log); /* it was closed when it stopped */
     for (uint32_t i = 0; i < node->core_count; i++)

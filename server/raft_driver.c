@@ -493,11 +493,24 @@ void raft_driver_stop(struct node *node)
     deferred_deinit(&driver->deferred);
 }
 
+/* What a member that lags has not got yet. */
+static void release_window(struct raft_driver *driver)
+{
+    const struct raft_log *log = &driver->raft.log;
+    for (uint64_t index = log->base_index + 1; index <= log->last_index; index++) {
+        const struct entry *entry = raft_log_entry(log, index);
+        if (entry != NULL && entry->payload_bytes > 0)
+            payload_released(driver, entry);
+    }
+}
+
 /* The core's hooks know it until then. */
 void raft_driver_destroy(struct raft_driver *driver)
 {
     if (driver == NULL)
         return;
+    release_window(driver);
+    peer_role_destroy(driver->node->peers);
     while (driver->batches_free != NULL) {
         struct log_batch *batch = driver->batches_free;
         driver->batches_free = batch->next;
