@@ -105,6 +105,8 @@ struct wal_scan {
      * copy_capacity]. Those of the ring were durable; those of a trail only issued. */
     struct wal_block *copies;
     uint32_t copy_capacity;
+    struct wal_block
+        wanted; /* a copy of the header that must come next: `copies` forgets old ones */
     uint64_t ring_sequence_max;
     uint64_t own_trail; /* newest sequence > last.sequence whose own trail was found to be whole */
 

@@ -98,6 +98,8 @@ static const struct wal_block *copied_identity(const struct wal_scan *scan, stru
                 header->page == 0)
                 found = header;
         }
+        if (scan->wanted.sequence != 0)
+            found = &scan->wanted;
     }
     if (found == NULL || !continues(scan, found))
         return NULL;

@@ -147,6 +147,8 @@ static int scan_superblock(struct wal_scan *scan, const char *ring_path)
 
 const struct wal_block *wal_scan_copy(const struct wal_scan *scan, uint64_t sequence)
 {
+    if (sequence != 0 && scan->wanted.sequence == sequence)
+        return &scan->wanted;
     const struct wal_block *header = &scan->copies[sequence % scan->copy_capacity];
     return sequence != 0 && header->sequence == sequence ? header : NULL;
 }
@@ -158,6 +160,10 @@ void wal_scan_learn(struct wal_scan *scan, const struct wal_block *block)
     struct wal_block *held = &scan->copies[block->sequence % scan->copy_capacity];
     if (held->sequence <= block->sequence)
         *held = *block;
+    bool begins =
+        scan->segment_count > 0 && block->segment == scan->segments[0].number && block->page == 0;
+    if (scan->expected != 0 ? block->sequence == scan->expected : begins)
+        scan->wanted = *block;
 }
 
 void wal_scan_learn_page(struct wal_scan *scan, const uint8_t *page)

@@ -102,8 +102,11 @@ int lsm_table_read_span(const struct lsm_table *table, uint64_t offset, uint32_t
     }
     struct io_span span = {.base = into, .offset = start, .bytes = (uint32_t)(end - start)};
     int32_t got = await_read(table->file, span);
-    if (got < 0)
+    if (got < 0) {
+        log_error("cannot read a table", LOG_TEXT("file", table->path), LOG_U64("offset", start),
+                  LOG_ERROR(got));
         return got;
+    }
     if ((uint32_t)got != span.bytes) {
         lsm_table_log_corrupt(table->path, offset, "file is shorter than it says");
         return ERR_CORRUPT;
@@ -283,10 +286,10 @@ int lsm_table_open_any(const char *path, uint64_t number, struct lsm_table **res
         table->file_bytes = stat.bytes;
         status = await_open(path, IO_OPEN_READ | IO_OPEN_DIRECT, &table->file);
     }
-    if (status == 0)
-        status = lsm_table_load(table);
-    if (status < 0 && status != ERR_CORRUPT && status != ERR_VERSION) /* these were logged */
+    if (status < 0)
         log_error("cannot open a table", LOG_TEXT("file", path), LOG_ERROR(status));
+    else
+        status = lsm_table_load(table); /* says itself what it met, and where */
     *result = table;
     return status;
 }

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 
 #include "core/invariant.h"
+#include "core/logger.h"
+#include "storage/lsm/sst_write.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/world.h"
 
@@ -24,7 +26,7 @@ struct machine {
     struct sim_node node;
     struct sim_disk *disk;
     bool finished;
-    char fatal[64];
+    char fatal[256];
     uint64_t took_ns;
 };
 
@@ -326,6 +328,46 @@ Test(sim_faults, a_misdirected_write_is_far_away)
         machine_deinit(&machine);
     }
     cr_assert_gt(done, 5);
+}
+
+static void write_table(void *argument)
+{
+    struct machine *machine = argument;
+    struct sst_writer_options options = {
+        .path = "/000007.sst", .number = 7, .block_bytes = 4096, .bloom_bits_per_key = 10};
+    struct lsm_row row = {.key = bytes_from_text("key"), .version = {1, 0}, .kind = LSM_VALUE};
+    struct sst_writer *writer;
+    uint64_t bytes;
+    cr_assert_eq(sst_writer_open(&options, &writer), 0);
+    cr_assert_eq(sst_writer_add(writer, &row), 0);
+    cr_assert_eq(sst_writer_finish(writer, &bytes), 0);
+    cr_assert_eq(await_sync_directory("/"), 0);
+    machine->finished = true;
+}
+
+static void open_table(void *argument)
+{
+    struct machine *machine = argument;
+    struct lsm_table *table;
+    cr_assert_eq(lsm_table_open("/000007.sst", 7, &table), -EIO);
+    snprintf(machine->fatal, sizeof(machine->fatal), "%s", logger_last_error());
+    machine->finished = true;
+}
+
+/* Whoever reads the log, or why a start is refused, learns which file it is. */
+Test(sim_faults, a_table_that_cannot_be_read_is_named)
+{
+    struct machine machine;
+    uint64_t offset;
+    machine_init(&machine, 1);
+    machine_boot(&machine);
+    machine_run(&machine, write_table);
+    while (sim_disk_lose(machine.disk, "/000007.sst", sim_prng(&machine.world, SIM_STREAM_FAULTS),
+                         &offset)) {
+    }
+    machine_run(&machine, open_table);
+    cr_assert_not_null(strstr(machine.fatal, "/000007.sst, offset "), "%s", machine.fatal);
+    machine_deinit(&machine);
 }
 
 /* ---- processes that end themselves ---------------------------------------------------------- */

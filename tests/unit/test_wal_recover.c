@@ -471,6 +471,38 @@ Test(wal_recover, a_start_proves_nothing_before_it_writes)
     in_fiber(crash_before_the_cut);
 }
 
+/* More blocks than ring and memory hold copies of: the one beside the damaged header counts. */
+static void damage_an_old_header(void)
+{
+    struct wal_recovered recovered;
+    char log[128], copy[128], segment[160];
+    snprintf(log, sizeof(log), "%s", in_root("log"));
+    snprintf(copy, sizeof(copy), "%s", in_root("copy"));
+    snprintf(segment, sizeof(segment), "%s/0000000001.log", copy);
+    struct wal *wal = open_small(log, &recovered);
+    uint32_t blocks = wal->ring_slots * WAL_RING_STRIDE + WAL_TRAIL_HEADERS + 20;
+    for (uint64_t index = 1; index <= blocks; index++)
+        append_wait(wal, index, 1, index < 3 ? index : 3, 100);
+    wal_close(wal);
+    uint8_t garbage[WAL_PAGE_BYTES];
+    memset(garbage, 0xee, sizeof(garbage));
+    for (uint64_t block = 0; block < 2; block++) {
+        copy_log(log, copy);
+        patch(segment, block * 2 * WAL_PAGE_BYTES, garbage, sizeof(garbage));
+        wal = open_small(copy, &recovered);
+        cr_assert_eq(recovered.verdict, WAL_VERDICT_FAULTY, "%s", recovered.reason);
+        cr_assert_eq(recovered.fault_first_index, block + 1);
+        cr_assert_eq(recovered.fault_proven_count, 1);
+        cr_assert_eq(recovered.last_index, blocks);
+        wal_close(wal);
+    }
+}
+
+Test(wal_recover, an_old_block_is_known_by_its_trail)
+{
+    in_fiber(damage_an_old_header);
+}
+
 /* ---- refusals ----------------------------------------------------------------------------------
  */
 
