@@ -42,7 +42,7 @@ bool raft_promotable(const struct raft *raft)
     const struct raft_peer *own = raft_peer_find(raft, raft->options.id);
     invariant(own == NULL || !own->learner || !own->voter); /* C1 */
     return own != NULL && !own->learner && !raft->snapshot_pending && !raft->restricted &&
-           raft->log.faulty_index == 0;
+           (raft->log.faulty_index == 0 || planted_bug(lost_entry_campaigns));
 }
 
 bool raft_is_sole_voter(const struct raft *raft)

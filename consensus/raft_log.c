@@ -226,7 +226,9 @@ void raft_log_applied_to(struct raft_log *log, uint64_t index)
 
 uint64_t raft_log_sound_to(const struct raft_log *log, uint64_t index)
 {
-    return log->faulty_index == 0 ? index : u64_min(index, log->faulty_index - 1);
+    if (log->faulty_index == 0 || planted_bug(lost_entry_acknowledged))
+        return index;
+    return u64_min(index, log->faulty_index - 1);
 }
 
 void raft_log_durable_to(struct raft_log *log, uint64_t index, uint64_t term)

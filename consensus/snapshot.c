@@ -63,6 +63,7 @@ void raft_handle_snapshot(struct raft *raft, const struct raft_message *message)
 {
     bool restored = restore(raft, message->snapshot);
     struct raft_message *answer = raft_send(raft, RAFT_MESSAGE_APPEND_RESPONSE, message->from);
-    answer->index = restored ? raft->log.last_index : raft->log.committed_index;
+    answer->index =
+        raft_log_sound_to(&raft->log, restored ? raft->log.last_index : raft->log.committed_index);
     answer->after_append = planted_bug(snapshot_ack_before_sync) ? 0 : RAFT_AFTER_THIS_APPEND;
 }

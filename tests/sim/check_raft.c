@@ -379,6 +379,7 @@ void check_raft_observe(struct check_raft *check, const struct raft *raft)
     node->applied = raft->log.applied_index;
     node->config_index = raft->config_index;
     node->leader_last = raft->log.last_index;
+    node->compacted = raft->log.compacted_index;
 }
 
 void check_raft_restart(struct check_raft *check, uint64_t id, const struct raft_start *start,
@@ -444,6 +445,8 @@ void check_raft_send(struct check_raft *check, const struct raft_message *messag
     if (message->index > log->last || check_raft_node(check, leader)->term != message->term)
         return;
     uint64_t term = log_at(log, message->index)->term;
+    if (message->index < check_raft_node(check, leader)->compacted)
+        term = log_at(&check->canonical, message->index)->term; /* it is in the leader's snapshot */
     if (!check->durable(check->context, message->from, message->index, term))
         fail(check,
              "acknowledgement: node %" PRIu64 " acknowledges %" PRIu64 " to leader %" PRIu64

@@ -51,6 +51,7 @@ struct check_node {
     enum raft_role role;
     uint64_t term, commit, applied, config_index;
     uint64_t leader_last; /* last index when last seen leading `term` */
+    uint64_t compacted;   /* the snapshot below its log */
     uint64_t durable_term;
 };
 

@@ -235,7 +235,7 @@ const char *lite_harm_name(uint32_t harm)
         "bridge",   "pair",       "clog",      "slow-disk",     "jump",     "unreachable",
         "transfer", "campaign",   "step-down", "forget-leader", "restrict", "members",
         "drop",     "double",     "delay",     "disk",          "doom",     "lazy",
-        "cut-off",  "hesitate",   "stall",     "drift"};
+        "cut-off",  "hesitate",   "stall",     "drift",         "rot"};
     return harm < LITE_HARM_COUNT ? names[harm] : NULL;
 }
 
@@ -265,6 +265,8 @@ static void spare(struct lite_config *config, uint64_t spared)
         config->stall_per_mille = 0;
     if (is[LITE_HARM_DRIFT])
         config->drift_ppm_max = 0;
+    if (is[LITE_HARM_ROT])
+        config->rot_percent = 0;
 }
 
 void lite_config_draw(struct lite_config *config, const struct raftsim_options *options)
@@ -295,6 +297,9 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
      * go first now and then only while their clocks have about the same rate. */
     if (!config->raft.pre_vote)
         config->drift_ppm_max = u64_min(config->drift_ppm_max, 20000);
+    prng_init(&prng, sim_seed_split(options->seed, "rot"));
+    if (prng_chance(&prng, 1, 6))
+        config->rot_percent = 10 + (uint32_t)prng_below(&prng, 80);
     if (options->nodes != 0)
         config->voters = options->nodes;
     spare(config, options->spared);
@@ -318,7 +323,7 @@ void lite_config_print(const struct lite_config *config, FILE *out)
             "disk=%.3fms+%.3fms apply=%.3fms/%u flush=%u/1000 retain=%" PRIu64
             " hesitates=%d turn=%.3fms stall=%u/1000 drift=%" PRIu64
             "ppm slow-disk=x%u slow-node=%u doom=%u%% lazy-node=%u cut-off=%u%% voters-most=%u "
-            "shrinks=%d\n",
+            "shrinks=%d rot=%u%%\n",
             config->fifo, config->drop_per_mille, config->double_per_mille,
             (double)config->delay_ns / 1e6, (double)config->jitter_ns / 1e6,
             (double)config->tail_ns / 1e6, (double)config->disk_ns / 1e6,
@@ -326,7 +331,8 @@ void lite_config_print(const struct lite_config *config, FILE *out)
             config->apply_entries_max, config->flush_per_mille, config->retain_entries,
             config->snapshot_hesitates, (double)config->turn_ns_max / 1e6, config->stall_per_mille,
             config->drift_ppm_max, config->slow_factor, config->slow_node, config->doom_percent,
-            config->lazy_node, config->cut_off_percent, config->voters_most, config->shrinks);
+            config->lazy_node, config->cut_off_percent, config->voters_most, config->shrinks,
+            config->rot_percent);
     fprintf(out,
             "clients=%u think=%.0fms timeout=%.0fms reads=%u%% to-leader=%d faults every %.0fms, "
             "up to %.0fms, weights",

@@ -13,7 +13,8 @@
  *           disk work, messages and clients' requests, lets some committed entries be applied, and
  *           drains raft_ready(). A turn's clock may be a little old when its inputs are processed.
  * Files     lite.c the run; lite_node.c turns; lite_disk.c what survives; lite_network.c messages;
- *           lite_clients.c workload and operator; lite_faults.c who does harm, and healing.
+ *           lite_clients.c workload and operator; lite_faults.c who does harm, and healing;
+ *           lite_rot.c log entries that are lost, and their repair.
  * Owner     struct lite; a node's memory is one block that a crash poisons.
  * Threads   One.
  */
@@ -31,6 +32,7 @@
 #define LITE_CLIENTS_MAX   8
 #define LITE_HEAL_TIMEOUTS 100
 #define LITE_LAZY          100
+#define LITE_LOST_MAX      16
 
 /* What a replicated state machine is here: a few registers and a revision. */
 struct lite_state {
@@ -82,6 +84,7 @@ enum lite_harm {
     LITE_HARM_HESITATE,
     LITE_HARM_STALL,
     LITE_HARM_DRIFT,
+    LITE_HARM_ROT,
     LITE_HARM_COUNT
 };
 const char *lite_harm_name(uint32_t harm); /* a fault or another harm; NULL behind the last */
@@ -110,6 +113,7 @@ struct lite_config {
     uint64_t apply_ns;
     uint32_t lazy_node; /* takes LITE_LAZY times as long to apply; 0 = none */
     uint32_t apply_entries_max;
+    uint32_t rot_percent;     /* of starts miss entries of their log */
     uint32_t flush_per_mille; /* chance of an image after an applied batch */
     uint64_t retain_entries;  /* kept in the log below the image */
     bool snapshot_hesitates;  /* the caller has none at hand sometimes */
@@ -172,7 +176,9 @@ struct lite_disk {
     uint64_t last_index;
     struct entry *entries; /* absolute index = position */
     uint64_t capacity;
-    struct lite_image image; /* what the state machine contains durably */
+    struct lite_image image;      /* what the state machine contains durably */
+    uint64_t lost[LITE_LOST_MAX]; /* entries of which only index and term can be read */
+    uint32_t lost_count;
 };
 
 /* One piece of the append lane. */
@@ -227,6 +233,9 @@ struct lite_node {
     bool flush_wanted;
     struct lite_image incoming; /* a snapshot that arrived and is not handed to the disk yet */
     bool gone;                  /* removed, and ended for good */
+
+    uint64_t burn;            /* the term in which answers about lost entries are final, or 0 */
+    uint64_t denied, lost_by; /* bit per member who has not the lowest one, who lost it too */
 
     struct lite_waiting *waiting;
     uint32_t waiting_count, waiting_capacity;
@@ -337,6 +346,14 @@ void lite_leader_won(struct lite_node *node);
 bool lite_progressed(struct lite *lite);
 void lite_blame(struct lite *lite); /* why there is no progress */
 void lite_config_text(const struct raft_config *config, char *to, size_t size);
+
+/* lite_rot.c */
+uint64_t lite_rot_boot(struct lite_node *node); /* the lowest lost entry to apply, or 0 */
+void lite_rot_started(struct lite_node *node);
+void lite_rot_turn(struct lite_node *node);
+void lite_rot_sent(const struct lite_node *node, const struct raft_message *message);
+bool lite_rot_is_lost(const struct lite_disk *disk, uint64_t index);
+void lite_rot_forget(struct lite_disk *disk, uint64_t first, uint64_t last);
 
 /* Runs one seed from start to end. */
 void lite_run(const struct raftsim_options *options, struct raftsim_result *result);

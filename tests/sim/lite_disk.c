@@ -52,6 +52,7 @@ static void disk_install(struct lite_node *node, const struct lite_image *image)
     disk->image = *image;
     disk->compacted_index = disk->last_index = image->index;
     disk->compacted_term = image->term;
+    disk->lost_count = 0;
     /* A commit index of the log that is gone says nothing. */
     disk->hard_state.commit = u64_max(disk->hard_state.commit, image->index);
     disk->hard_state.commit = u64_min(disk->hard_state.commit, disk->last_index);
@@ -71,7 +72,9 @@ static void disk_write(struct lite_node *node, const struct lite_append *append,
         disk_reserve(disk, index);
         disk->entries[index] = append->entries[i];
         disk->last_index = index;
+        lite_rot_forget(disk, index, index);
     }
+    lite_rot_forget(disk, disk->last_index + 1, UINT64_MAX);
     disk_write_hard_state(node, &append->hard_state);
 }
 
@@ -284,6 +287,10 @@ static int storage_lookup(void *context, uint64_t index, struct entry *entry)
         return ERR_UNAVAILABLE;
     *entry = node->disk.entries[index];
     invariant(entry->index == index);
+    if (lite_rot_is_lost(&node->disk, index)) { /* what it was is not known */
+        entry->type = ENTRY_NORMAL;
+        entry->payload_bytes = 0;
+    }
     return 0;
 }
 

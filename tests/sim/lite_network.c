@@ -142,6 +142,8 @@ struct lite_item *lite_message_make(struct lite_node *node, const struct raft_me
         const struct entry *held = raft_entry(&node->raft, index);
         if (held == NULL) { /* durable here, so a server would read its log */
             invariant(index > node->disk.compacted_index && index <= node->disk.last_index);
+            sim_check(!lite_rot_is_lost(&node->disk, index),
+                      "node %u sends %" PRIu64 ", which it lost", node->id, index);
             held = &node->disk.entries[index];
         }
         entries[i] = *held;

@@ -271,8 +271,11 @@ static bool apply_one(struct lite_node *node, const struct entry *entry)
 static const struct entry *apply_find(struct lite_node *node, uint64_t index)
 {
     const struct entry *entry = raft_entry(&node->raft, index);
-    if (entry == NULL && index > node->disk.compacted_index && index <= node->disk.last_index)
+    if (entry == NULL && index > node->disk.compacted_index && index <= node->disk.last_index) {
+        sim_check(!lite_rot_is_lost(&node->disk, index),
+                  "node %u applies %" PRIu64 ", which it lost", node->id, index);
         entry = &node->disk.entries[index];
+    }
     return entry;
 }
 
@@ -315,6 +318,7 @@ static void turn_apply(struct lite_node *node)
 
 static void drain_message(struct lite_node *node, const struct raft_message *message)
 {
+    lite_rot_sent(node, message);
     struct lite_item *item = lite_message_make(node, message);
     uint64_t after = message->after_append;
     item->message.after_append = 0;
@@ -397,6 +401,7 @@ static void node_turn(struct sim_event *event)
     turn_inbox(node);
     turn_apply(node);
     lite_serve_reads(node);
+    lite_rot_turn(node);
     turn_drain(node);
     lite_serve_reads(node);
     if (lite->verdict.outcome != SIM_PASS)
@@ -478,6 +483,7 @@ void lite_node_start(struct lite_node *node)
     node->applied = node->disk.image;
     struct raft_start start;
     lite_disk_start(node, &start);
+    start.damaged_index = lite_rot_boot(node);
     struct raft_options options = lite->config.raft;
     options.id = node->id;
     options.seed =
@@ -494,6 +500,7 @@ void lite_node_start(struct lite_node *node)
     int error =
         raft_init(&node->raft, &options, &storage, &start, node->memory, node->clock_base_ns);
     sim_check(error == 0, "node %u does not start: %s", node->id, err_name(error));
+    lite_rot_started(node);
     lite_observe(node);
     turn_soon(node);
 }

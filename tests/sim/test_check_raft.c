@@ -13,13 +13,15 @@ struct group {
     struct raft rafts[NODES + 1];
     void *memory[NODES + 1];
     bool durable[NODES + 1];
+    uint64_t durable_term; /* of the entry that was looked for last */
 };
 
 static struct group group;
 
 static bool durable_says(void *context, uint64_t node, uint64_t index, uint64_t term)
 {
-    (void)context, (void)index, (void)term;
+    (void)context, (void)index;
+    group.durable_term = term;
     return group.durable[node];
 }
 
@@ -281,6 +283,19 @@ Test(check_raft, an_acknowledgement_that_leaves_early)
     expect_pass(); /* durable in term 2, then replaced in term 3, both before it left */
     check_raft_send(&group.check, &ack, &(struct hard_state){.term = 2}, false);
     expect_fail("acknowledgement");
+}
+
+Test(check_raft, an_acknowledgement_of_what_the_leader_never_had)
+{
+    lead(1, 2);
+    append(1, 2, "a", ENTRY_NORMAL);
+    check_raft_node(&group.check, 1)->log.entries[1].term = 7; /* replaced by a snapshot */
+    check_raft_node(&group.check, 1)->compacted = 2;
+    struct raft_message ack = {
+        .kind = RAFT_MESSAGE_APPEND_RESPONSE, .from = 2, .to = 1, .term = 2, .index = 1};
+    check_raft_send(&group.check, &ack, &(struct hard_state){.term = 2}, false);
+    expect_pass();
+    cr_expect_eq(group.durable_term, 1, "what is committed there");
 }
 
 Test(check_raft, applying)

@@ -30,6 +30,19 @@ Test(raft_faulty, it_acknowledges_only_below)
     cluster_deinit(&cluster);
 }
 
+Test(raft_faulty, a_snapshot_that_is_no_news_is_acknowledged_only_below)
+{
+    struct node *node = damaged(4);
+    struct raft_snapshot snapshot = craft_voters(3);
+    snapshot.index = 4;
+    snapshot.term = 2;
+    craft_give(node, (struct raft_message){
+                         .kind = RAFT_MESSAGE_SNAPSHOT, .term = 4, .snapshot = &snapshot});
+    cr_expect_eq(craft_newest(&cluster)->kind, RAFT_MESSAGE_APPEND_RESPONSE);
+    cr_expect_eq(craft_newest(&cluster)->index, 2, "committed, and yet not vouched for");
+    cluster_deinit(&cluster);
+}
+
 Test(raft_faulty, it_applies_only_below)
 {
     struct node *node = damaged(0);
