@@ -104,15 +104,15 @@ func metric(m *harness.Member, name string) float64 {
 	return -1
 }
 
-func hasCaughtUp(leader, follower *harness.Member) bool {
+// applied is how far a member's tables go; 0 when it does not say.
+func applied(m *harness.Member) uint64 {
 	ctx, cancel := context.WithTimeout(context.Background(), windowTime)
 	defer cancel()
-	behind, err := follower.Status(ctx)
+	s, err := m.Status(ctx)
 	if err != nil {
-		return false
+		return 0
 	}
-	ahead, err := leader.Status(ctx)
-	return err == nil && behind.RaftAppliedIndex+1000 > ahead.RaftIndex
+	return s.RaftAppliedIndex
 }
 
 // rejoin lets a follower miss `mib` of writes, and compares the others' puts while it is sent the
@@ -150,12 +150,13 @@ func rejoin(s *system, mib int) error {
 	time.Sleep(settleTime)
 	tell("one follower", app.during(normalTime))
 	began = time.Now()
+	missed := applied(leader)
 	if err := follower.Launch(); err != nil {
 		return err
 	}
 	var with, without latencies
 	var ratios []float64
-	for len(ratios) < windowsMax && !hasCaughtUp(leader, follower) {
+	for len(ratios) < windowsMax && applied(follower) < missed {
 		on := app.during(windowTime)
 		if err := follower.Signal(syscall.SIGSTOP); err != nil {
 			return err
@@ -171,7 +172,10 @@ func rejoin(s *system, mib int) error {
 	}
 	back := time.Since(began)
 	if len(ratios) == 0 || len(ratios) == windowsMax {
-		return fmt.Errorf("%s: it caught up within %d windows", s.name, len(ratios))
+		return fmt.Errorf("%s: it had what it missed after %d windows:\n%s", s.name, len(ratios), follower.Tail(10))
+	}
+	if err := follower.Ready(readyLimit); err != nil {
+		return err
 	}
 	slices.Sort(with)
 	slices.Sort(without)
