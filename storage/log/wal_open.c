@@ -196,7 +196,10 @@ static void take_over(struct wal *wal, struct wal_scan *scan)
  * found is acknowledged from now on, so it must survive the next power cut. */
 static int sync_found(const struct wal_scan *scan)
 {
-    int result = planted_bug(found_log_not_synced) ? 0 : await_sync(scan->ring);
+    int result = await_sync_directory(scan->directory); /* names too */
+    if (result < 0)
+        return wal_refuse(scan->recovered, result, scan->directory, 0, "cannot be synced");
+    result = planted_bug(found_log_not_synced) ? 0 : await_sync(scan->ring);
     if (result < 0)
         return wal_refuse(scan->recovered, result, "ring", 0, "cannot be synced");
     for (uint32_t i = 0; i < scan->segment_count && !planted_bug(found_log_not_synced); i++) {

@@ -508,7 +508,7 @@ int32_t sim_disk_write(struct sim_disk *disk, struct sim_inode *inode, struct io
             memcpy(scratch + inside, bytes, step);
             bytes = scratch;
         }
-        page->unreadable = false;
+        page->unreadable = page->damaged = false;
         if (durable)
             page_replace(page, page_data_make(bytes));
         else

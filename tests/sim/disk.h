@@ -115,11 +115,11 @@ void sim_disk_power_cut(struct sim_disk *disk, enum sim_loss loss, struct prng *
 bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t offset, void *to,
                            uint32_t bytes);
 
-/* Damage, to a page of the file that holds something durable, with nothing newer under way; false:
- * there is none. `offset` says where it is.
+/* Damage, to a page of the file that holds something durable, with nothing newer under way and no
+ * damage to it or beside it since these were written; false: there is none. `offset` says where.
  *
  * Rot: up to `bytes_max` bytes turn into others. Lost: reads of the page say -EIO, until it is
- * written again; never two pages side by side. Misdirected: as if its write had gone elsewhere in
+ * written again. Misdirected: as if its write had gone elsewhere in
  * the file: zeros are here, and what it holds is `far_pages` or more from here, over something
  * else. */
 bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, struct prng *prng,

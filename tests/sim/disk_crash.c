@@ -45,6 +45,7 @@ static void clone_file(struct sim_inode *copy, const struct sim_inode *inode)
         struct page *to = &copy->pages[i];
         to->durable = page_data_ref(from->durable);
         to->unreadable = from->unreadable;
+        to->damaged = from->damaged;
         to->count = to->capacity = from->count;
         if (from->count == 0)
             continue;

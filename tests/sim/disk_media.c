@@ -48,9 +48,18 @@ bool sim_disk_read_durable(struct sim_disk *disk, const char *path, uint64_t off
 
 /* ---- damage --------------------------------------------------------------------------------- */
 
-static bool is_settled(const struct page *page)
+/* Nothing is under way to it, and neither it nor a neighbour is damaged. */
+static bool is_sound(const struct sim_inode *inode, uint64_t number)
 {
-    return page->durable != NULL && page->count == 0 && !page->unreadable;
+    const struct page *pages = inode->pages;
+    return pages[number].count == 0 && !pages[number].damaged &&
+           (number == 0 || !pages[number - 1].damaged) &&
+           (number + 1 == inode->page_count || !pages[number + 1].damaged);
+}
+
+static bool can_be_damaged(const struct sim_inode *inode, uint64_t number)
+{
+    return inode->pages[number].durable != NULL && is_sound(inode, number);
 }
 
 /* One of the pages that can be damaged; UINT64_MAX: there is none. */
@@ -58,12 +67,12 @@ static uint64_t pick_page(const struct sim_inode *inode, struct prng *prng)
 {
     uint64_t settled = 0, number = 0;
     for (uint64_t i = 0; inode != NULL && i < inode->page_count; i++)
-        settled += is_settled(&inode->pages[i]);
+        settled += can_be_damaged(inode, i);
     if (settled == 0)
         return UINT64_MAX;
-    for (uint64_t skip = prng_below(prng, settled); !is_settled(&inode->pages[number]) || skip > 0;
+    for (uint64_t skip = prng_below(prng, settled); !can_be_damaged(inode, number) || skip > 0;
          number++)
-        skip -= is_settled(&inode->pages[number]);
+        skip -= can_be_damaged(inode, number);
     return number;
 }
 
@@ -84,6 +93,7 @@ bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, s
         bytes[i] ^= (uint8_t)(1 + prng_below(prng, 255));
     page_data_unref(page->durable);
     page->durable = page_data_make(bytes);
+    page->damaged = true;
     *offset = number * SIM_PAGE_BYTES + first;
     return true;
 }
@@ -92,10 +102,9 @@ bool sim_disk_lose(struct sim_disk *disk, const char *path, struct prng *prng, u
 {
     struct sim_inode *inode = durable_file(disk, path);
     uint64_t number = pick_page(inode, prng);
-    if (number == UINT64_MAX || (number > 0 && inode->pages[number - 1].unreadable) ||
-        (number + 1 < inode->page_count && inode->pages[number + 1].unreadable))
+    if (number == UINT64_MAX)
         return false;
-    inode->pages[number].unreadable = true;
+    inode->pages[number].unreadable = inode->pages[number].damaged = true;
     *offset = number * SIM_PAGE_BYTES;
     return true;
 }
@@ -108,12 +117,12 @@ bool sim_disk_misdirect(struct sim_disk *disk, const char *path, uint64_t far_pa
     if (from == UINT64_MAX)
         return false;
     uint64_t to = prng_below(prng, inode->page_count);
-    if ((from > to ? from - to : to - from) < far_pages || inode->pages[to].count > 0)
+    if ((from > to ? from - to : to - from) < far_pages || !is_sound(inode, to))
         return false;
     page_data_unref(inode->pages[to].durable);
     inode->pages[to].durable = inode->pages[from].durable;
-    inode->pages[to].unreadable = false;
     inode->pages[from].durable = NULL;
+    inode->pages[to].damaged = inode->pages[from].damaged = true;
     *offset = from * SIM_PAGE_BYTES;
     return true;
 }

@@ -28,7 +28,7 @@ struct page {
     struct page_data *durable;
     struct page_version *versions;
     uint32_t count, capacity;
-    bool unreadable; /* until it is written again */
+    bool unreadable, damaged; /* until it is written again */
 };
 
 struct size_version {

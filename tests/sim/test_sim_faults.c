@@ -6,8 +6,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/crc32c.h"
 #include "core/invariant.h"
 #include "core/logger.h"
+#include "storage/log/wal.h"
 #include "storage/lsm/sst_write.h"
 #include "tests/sim/disk.h"
 #include "tests/sim/world.h"
@@ -28,6 +30,11 @@ struct machine {
     bool finished;
     char fatal[256];
     uint64_t took_ns;
+};
+
+struct log_entry_append {
+    struct wal_append append;
+    struct fiber_event *durable;
 };
 
 static uint8_t content[BYTES] __attribute__((aligned(4096)));
@@ -367,6 +374,86 @@ Test(sim_faults, a_table_that_cannot_be_read_is_named)
     }
     machine_run(&machine, open_table);
     cr_assert_not_null(strstr(machine.fatal, "/000007.sst, offset "), "%s", machine.fatal);
+    machine_deinit(&machine);
+}
+
+static void appended(struct wal_append *append)
+{
+    fiber_event_signal(container_of(append, struct log_entry_append, append)->durable);
+}
+
+static struct wal *open_log(uint64_t last_index)
+{
+    struct wal_options options = {
+        .directory = "/log", .segment_bytes = 128 * KIB, .block_bytes_max = 16384};
+    struct wal_recovered recovered;
+    struct wal *wal;
+    cr_assert_eq(wal_open(&options, &wal, &recovered), 0, "%s", recovered.reason);
+    cr_assert_eq(recovered.last_index, last_index);
+    return wal;
+}
+
+static void append_entries(struct wal *wal, uint64_t count)
+{
+    for (uint64_t index = 1; index <= count; index++) {
+        struct fiber_event durable;
+        struct entry entry = {.index = index, .term = 1, .payload = content, .payload_bytes = 4000};
+        entry.payload_crc = crc32c(0, content, entry.payload_bytes);
+        struct log_entry_append append = {
+            .append = {.entries = &entry, .entry_count = 1, .done = appended}, .durable = &durable};
+        fiber_event_init(&durable);
+        wal_append(wal, &append.append);
+        wal_flush(wal);
+        fiber_event_wait(&durable);
+    }
+}
+
+#define SEGMENT "/log/0000000003.log"
+
+/* As a process leaves it that ends before the name is durable. */
+static void make_log(void *argument)
+{
+    struct machine *machine = argument;
+    struct wal *wal = open_log(0);
+    while (wal_stats(wal)->segments_ready < 2)
+        fiber_yield();
+    wal_close(wal);
+    cr_assert_eq(await_rename(SEGMENT, "/log/prepare.tmp"), 0);
+    cr_assert_eq(await_sync_directory("/log"), 0);
+    cr_assert_eq(await_rename("/log/prepare.tmp", SEGMENT), 0);
+    machine->finished = true;
+}
+
+static void fill_log(void *argument)
+{
+    struct machine *machine = argument;
+    append_entries(open_log(0), 25); /* ten a segment */
+    machine->finished = true;
+}
+
+static void look_at_log(void *argument)
+{
+    struct machine *machine = argument;
+    wal_close(open_log(25));
+    machine->finished = true;
+}
+
+Test(sim_faults, a_segment_that_a_process_left_without_its_sync_is_kept)
+{
+    struct machine machine;
+    processes_leak();
+    machine_init(&machine, 1);
+    struct prng *prng = sim_prng(&machine.world, SIM_STREAM_FAULTS);
+    void (*const lives[])(void *argument) = {make_log, fill_log, look_at_log};
+    for (uint32_t i = 0; i < ARRAY_COUNT(lives); i++) {
+        /* No further segment can be made, whose sync would have taken the name along. */
+        sim_disk_faults(machine.disk)->limit_bytes = i == 1 ? 1 : 0;
+        machine_boot(&machine);
+        machine_run(&machine, lives[i]);
+        sim_node_crash(&machine.node);
+        if (i > 0)
+            sim_disk_power_cut(machine.disk, SIM_LOSS_ALL, prng);
+    }
     machine_deinit(&machine);
 }
 
