@@ -13,6 +13,10 @@
 #define CALM_NS         (30 * NS_PER_S)
 #define OPERATOR_NS_MIN (24 * NS_PER_S)
 
+/* So many are plenty: seeds have up to 45,000 a second, and about 80 for each operation. */
+#define EVENTS_PER_SECOND    100000
+#define EVENTS_PER_OPERATION 1000
+
 /* Of small stores: at most, at least, at least. */
 #define THINK_NS_SMALL    (16 * NS_PER_MS)
 #define VALUE_BYTES_SMALL 256
@@ -330,6 +334,18 @@ static void whole_phases(struct whole *whole)
         stop_nodes(whole, whole->world.now_ns + HEAL_NS);
 }
 
+/* A core that takes turn after turn without anything to do is no harm to others here, and takes a
+ * processor away elsewhere. */
+static void check_idleness(struct whole *whole, uint64_t start_ns)
+{
+    uint64_t seconds = (whole->world.now_ns - start_ns) / NS_PER_S + 1;
+    uint64_t operations = whole->store.history.operation_count;
+    if (whole->world.events > EVENTS_PER_SECOND * seconds + EVENTS_PER_OPERATION * operations)
+        verdict_set(&whole->verdict, SIM_LIVENESS,
+                    "a core spins: %" PRIu64 " events in %" PRIu64 " s with %" PRIu64 " operations",
+                    whole->world.events, seconds, operations);
+}
+
 void whole_run(const struct raftsim_options *options, struct raftsim_result *result)
 {
     struct whole *whole = calloc(1, sizeof(*whole));
@@ -337,6 +353,7 @@ void whole_run(const struct raftsim_options *options, struct raftsim_result *res
     whole_init(whole, options);
     uint64_t start_ns = whole->world.now_ns;
     whole_phases(whole);
+    check_idleness(whole, start_ns);
     *result = (struct raftsim_result){.verdict = whole->verdict,
                                       .hash = whole->world.trace_hash,
                                       .events = whole->world.events,
