@@ -313,9 +313,9 @@ static void sync_directory(struct sim_disk *disk, const struct sim_inode *direct
         for (uint32_t c = 0; c < operation->change_count; c++)
             operation->marked |=
                 operation->sequence <= sequence && operation->changes[c].directory == directory;
-        for (uint32_t later = i + 1; later < disk->operation_count; later++)
-            operation->marked |= disk->operations[later].marked &&
-                                 operations_share_a_name(operation, &disk->operations[later]);
+        for (uint32_t later = i + 1; !operation->marked && later < disk->operation_count; later++)
+            operation->marked = disk->operations[later].marked &&
+                                operations_share_a_name(operation, &disk->operations[later]);
     }
     uint32_t kept = 0;
     for (uint32_t i = 0; i < disk->operation_count; i++) {
