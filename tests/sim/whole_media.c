@@ -47,6 +47,7 @@ void whole_media_recovered(struct whole_media *media, const struct raft_start *s
                            const struct raft_storage *storage)
 {
     media->hard_state = start->hard_state;
+    media->in_tables = start->applied_index;
     seen(media, start->compacted_index, start->compacted_term); /* in a snapshot */
     seen(media, start->last_index, start->last_term);
     for (uint64_t index = start->last_index + 1; index < media->capacity; index++)
@@ -114,6 +115,8 @@ static void walk_extent(struct whole_media *media, const struct wal_extent *exte
 bool whole_media_has(struct whole_media *media, uint64_t index, uint64_t term)
 {
     const struct wal *wal = media->wal;
+    if (index <= media->in_tables)
+        return true; /* executed, so committed: nobody has another one there */
     bool known = index < media->capacity && media->terms[index] == term;
     if (wal == NULL || wal_index_first(&wal->index) > index)
         return known;

@@ -19,6 +19,7 @@ struct whole_media {
     struct wal *wal; /* NULL while the node is down */
     uint64_t *terms; /* [index]: of the entry that was seen there; 0: none */
     uint64_t capacity;
+    uint64_t in_tables; /* what the last start found executed there: kept without the log, too */
     struct hard_state hard_state; /* as of block hard_state_sequence */
     uint64_t hard_state_sequence;
     uint8_t *block; /* scratch */
