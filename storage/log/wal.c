@@ -233,7 +233,7 @@ static void builder_begin(struct builder *builder, struct wal *wal, uint32_t lim
     write->block = (struct wal_block){.log_id = wal->log_id,
                                       .sequence = wal->next_sequence,
                                       .previous_crc = wal->previous_crc,
-                                      .durable_upto = wal->durable_sequence,
+                                      .durable_upto = wal_proven_sequence(wal),
                                       .first_index = wal->issued_last_index + 1,
                                       .prev_term = wal->issued_last_term,
                                       .before_index = wal->issued_last_index,
@@ -398,7 +398,7 @@ static void ring_end(struct wal *wal, int32_t result)
 void wal_ring_write(struct wal *wal)
 {
     invariant(!wal->ring_busy);
-    if (wal->durable_sequence != wal->ring_sequence)
+    if (wal->durable_sequence != wal->ring_sequence && wal->unproven == 0)
         ring_end(wal, await_write(wal->ring, ring_begin(wal), IO_WRITE_DURABLE));
 }
 
@@ -409,7 +409,8 @@ static void ring_write_done(struct io_op *op, int32_t result)
 
 static void ring_follow(struct wal *wal)
 {
-    if (wal->ring_busy || wal->durable_sequence - wal->ring_sequence < WAL_RING_STRIDE)
+    if (wal->ring_busy || wal->unproven != 0 ||
+        wal->durable_sequence - wal->ring_sequence < WAL_RING_STRIDE)
         return;
     io_op_init(&wal->ring_op, ring_write_done);
     reactor_write(wal->reactor, &wal->ring_op, wal->ring, ring_begin(wal), 0);
@@ -418,14 +419,25 @@ static void ring_follow(struct wal *wal)
 /* ---- completion ---------------------------------------------------------------------------------
  */
 
+static bool has_unproven_fault(const struct wal *wal)
+{
+    for (uint32_t row = 0; row < wal->index.count; row++) {
+        const struct wal_extent *extent = wal_index_row(&wal->index, row);
+        if ((extent->flags & WAL_EXTENT_FAULTY) != 0 && (extent->flags & WAL_EXTENT_PROVEN) == 0)
+            return true;
+    }
+    return false;
+}
+
 static void acknowledge_block(struct wal *wal, struct wal_write *write)
 {
     const struct wal_block *block = &write->block;
     invariant(block->sequence == wal->durable_sequence + 1);
     wal->durable_sequence = block->sequence; /* W2 */
-    wal->unproven = 0;                       /* this block says that all before it was durable */
     wal->durable_segment = block->segment;
     wal_index_apply(&wal->index, block, 0);
+    if (wal->unproven != 0 && (block->entry_count != 0 || !has_unproven_fault(wal)))
+        wal->unproven = 0; /* a leader has what it builds on; or it is cut */
     invariant(block->entry_count == 0 || (block->flags & WAL_BLOCK_REPAIR) != 0 ||
               wal_last_index(wal) == wal_block_last_index(block));
     if ((block->flags & WAL_BLOCK_RESET) != 0) {

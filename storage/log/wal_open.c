@@ -354,8 +354,7 @@ void wal_close(struct wal *wal)
     wal->closing = true;
     wal_keeper_stop(wal);
     if (!wal->fenced) {
-        if (wal->unproven == 0)
-            wal_ring_write(wal);
+        wal_ring_write(wal);
         wal_superblock_write(wal, true);
     }
     close_files(wal);

@@ -191,8 +191,9 @@ struct wal {
 
     struct wal_write writes[WAL_WRITES_LIMIT];
     uint64_t next_sequence, durable_sequence;
-    uint64_t unproven; /* of a start: the superblock proves nothing from this block on until another
-                        * one is durable, so that a second crash finds what the first one left */
+    uint64_t unproven; /* of a start: a bad block that may never have been durable; 0: none. Nothing
+                        * from it on is called durable until entries follow it, or it is cut, so
+                        * that a second crash finds what the first one left */
     uint32_t durable_segment; /* of block durable_sequence */
     uint32_t previous_crc;
     uint8_t *history; /* one trail: the newest headers, newest first */
@@ -231,6 +232,13 @@ struct wal {
 static inline uint64_t wal_in_flight(const struct wal *wal)
 {
     return wal->next_sequence - 1 - wal->durable_sequence;
+}
+
+/* What blocks, superblocks and the ring may call durable. A block that was torn or rotted is not
+ * proven by votes and marks that follow it, only by entries: their leader has what it builds on. */
+static inline uint64_t wal_proven_sequence(const struct wal *wal)
+{
+    return wal->unproven != 0 ? wal->unproven - 1 : wal->durable_sequence;
 }
 
 /* Acknowledges what is durable from the oldest block on, then writes what is queued. */

@@ -85,7 +85,7 @@ void wal_superblock_write(struct wal *wal, bool clean)
     struct wal_superblock *superblock = &wal->superblock;
     superblock->generation++;
     superblock->writes_max = wal->writes_max;
-    superblock->durable_sequence = wal->unproven != 0 ? wal->unproven - 1 : wal->durable_sequence;
+    superblock->durable_sequence = wal_proven_sequence(wal);
     superblock->hard_state = wal->hard_state;
     superblock->last_index = wal_last_index(wal);
     superblock->last_term = wal_index_last_term(&wal->index);

@@ -450,7 +450,9 @@ static void crash_before_the_cut(void)
     snprintf(again, sizeof(again), "%s", in_root("again"));
     copy_log(crashed, again); /* the power goes here */
     still_unproven(again, &second);
-    wal_close(second); /* or it is stopped */
+    for (uint64_t term = 9; term < 9 + 2 * WAL_RING_STRIDE; term++)
+        append_hard_state(second, term, 1, 9); /* or after votes, that nobody builds on it with */
+    wal_close(second);                         /* or it is stopped */
     still_unproven(again, &third);
     append_marker(third, WAL_APPEND_CUT, 9, 0);
     wal_close(third);
