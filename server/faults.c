@@ -141,7 +141,8 @@ bool faults_has_answer(const struct faults *faults, uint64_t member)
     return answer_of(faults, member) < faults->answer_count;
 }
 
-/* Do those of `ids` that may have held the entry make a majority? */
+/* Do those of `ids` that may have held the entry make a majority, or half? Half may have been a
+ * majority before the last change of one member, and the entry committed by those. */
 static bool may_be_majority(const struct faults *faults, const struct raft_id_set *ids,
                             uint64_t self)
 {
@@ -154,7 +155,7 @@ static bool may_be_majority(const struct faults *faults, const struct raft_id_se
         uint32_t at = answer_of(faults, ids->ids[i]);
         holders += at == faults->answer_count || faults->answers[at].answer == FAULT_ANSWER_LOST;
     }
-    return ids->count > 0 && holders > ids->count / 2;
+    return ids->count > 0 && 2 * holders >= ids->count;
 }
 
 bool faults_dispensable(const struct faults *faults, const struct raft_config *config,

@@ -68,8 +68,8 @@ void faults_answered(struct faults *faults, uint64_t member, enum fault_answer a
 bool faults_has_answer(const struct faults *faults, uint64_t member);
 
 /* Every other member of `config` answered that it does not hold the first faulty entry, and those
- * that may have held it, this member included, are no majority: it was not committed, if all
- * answers hold at one moment (raft_burn_term()). */
+ * that may have held it, this member included, are less than half: it was not committed, by these
+ * members or those of one change before, if all answers hold at one moment (raft_burn_term()). */
 bool faults_dispensable(const struct faults *faults, const struct raft_config *config,
                         uint64_t self);
 

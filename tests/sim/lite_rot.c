@@ -146,7 +146,7 @@ static bool may_be_majority(const struct lite_node *node, const struct raft_id_s
     uint32_t holders = 0;
     for (uint32_t i = 0; i < ids->count; i++)
         holders += ids->ids[i] == node->id || (node->lost_by >> ids->ids[i] & 1) != 0;
-    return ids->count > 0 && holders > ids->count / 2;
+    return ids->count > 0 && 2 * holders >= ids->count; /* as faults_dispensable() */
 }
 
 static bool may_be_dropped(const struct lite_node *node, uint64_t index)

@@ -138,7 +138,11 @@ Test(faults, an_entry_goes_only_when_no_majority_can_have_had_it)
         {"a learner had it: it does not count", "123", "", "4", true, "nnl", true},
         {"a majority of the half that leaves", "123", "145", "", true, "nnln", false},
         {"two of two", "12", "", "", true, "l", false},
-        {"one of two", "12", "", "", true, "n", true},
+        {"one of two: the other may be new", "12", "", "", true, "n", false},
+        {"nobody of two", "12", "", "", false, "n", true},
+        {"two of four, and one that was removed since", "1234", "", "", true, "lnn", false},
+        {"one of four", "1234", "", "", true, "nnn", true},
+        {"half of those that leave", "123", "1245", "", true, "nnnl", false},
         {"nobody to ask", "1", "", "", false, "", false},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
