@@ -270,7 +270,9 @@ void raft_handle_append(struct raft *raft, const struct raft_message *message)
         return;
     }
     if (!raft_log_matches(log, message->index, message->log_term)) {
-        reject_append(raft, message);
+        /* Behind what did not fit either: a refusal would have it sent again at once. */
+        if (message->index <= log->last_index || raft_log_room(log, 1, true) > 0)
+            reject_append(raft, message);
         raft_release_unkept(raft, message, 0);
         return;
     }

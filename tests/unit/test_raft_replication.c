@@ -36,6 +36,42 @@ Test(raft_replication, row_22_messages_of_an_old_leader_are_ignored)
     craft_group_deinit(&group);
 }
 
+/* One entry of term 1 behind `index`, and what the node answers; 0 when it answers nothing. */
+static uint32_t give_one(struct node *node, uint64_t index, struct raft_ready *ready)
+{
+    struct entry entry = {.index = index + 1, .term = 1, .type = ENTRY_NORMAL};
+    struct raft_message message = {.kind = RAFT_MESSAGE_APPEND,
+                                   .from = 2,
+                                   .to = 1,
+                                   .term = 1,
+                                   .index = index,
+                                   .log_term = index == 0 ? 0 : 1,
+                                   .entries = &entry,
+                                   .entry_count = 1};
+    cr_assert_eq(raft_step(&node->raft, &message), 0);
+    return raft_ready(&node->raft, ready) ? ready->message_count : 0;
+}
+
+/* A slow disk and a leader far ahead: a refusal would bring the same appends again at once, each
+ * with others behind it. Seed: lite 0x322f5. */
+Test(raft_replication, what_lies_behind_a_full_window_is_not_refused)
+{
+    struct cluster cluster;
+    struct raft_ready ready;
+    cluster_init(&cluster);
+    struct node *node = craft_node(&cluster, 3, "", 1, 0);
+    uint64_t size = node->raft.log.window_mask + 1;
+    for (uint64_t index = 0; index < size; index++) /* nothing becomes durable */
+        cr_assert_eq(give_one(node, index, &ready), 1);
+    struct raft_append newest = ready.append;
+    cr_expect_eq(give_one(node, size + 2, &ready), 0);
+    cr_expect_eq(give_one(node, size, &ready), 1, "it connects: so far, and no further");
+    raft_persisted(&node->raft, &newest);
+    cr_assert_eq(give_one(node, size + 2, &ready), 1);
+    cr_expect(ready.messages[0].reject);
+    cluster_deinit(&cluster);
+}
+
 /* A crash may leave the hard state of a write and none of its entries: the log then ends with what
  * they were to replace, which nobody committed. */
 Test(raft_replication, a_hard_state_commits_nothing_that_its_own_entries_bring)
