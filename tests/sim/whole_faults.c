@@ -91,7 +91,8 @@ static void partition(struct whole *whole, uint64_t until_ns)
 void whole_faults_node_added(struct whole *whole, const struct whole_node *node)
 {
     struct prng *prng = faults(whole);
-    for (uint32_t i = 0; whole->config.slow_paths && i < whole->node_count; i++) {
+    bool slow = whole->config.slow_paths && !whole->load_ended; /* the operator goes on */
+    for (uint32_t i = 0; slow && i < whole->node_count; i++) {
         uint32_t other = whole->nodes[i].sim.id, own = node->sim.id;
         if (other == own)
             continue;
