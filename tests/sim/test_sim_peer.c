@@ -315,16 +315,6 @@ Test(sim_peer, a_silent_connection_is_given_up_and_dialled_again, .timeout = 60)
     free(duo);
 }
 
-/* Its process is stopped from outside. */
-static void stand_still(struct member *member, uint64_t ns)
-{
-    struct sim_core *core = &member->node.cores[0];
-    uint64_t until_ns = member->node.world->now_ns + ns;
-    core->busy_until_ns = u64_max(core->busy_until_ns, until_ns);
-    if (core->turn.slot != SIM_EVENT_IDLE && core->turn.time_ns < until_ns)
-        sim_event_schedule(member->node.world, &core->turn, until_ns);
-}
-
 Test(sim_peer, who_stood_still_does_not_blame_the_others, .timeout = 60)
 {
     for (uint64_t seed = 1; seed <= 8; seed++) {
@@ -335,12 +325,13 @@ Test(sim_peer, who_stood_still_does_not_blame_the_others, .timeout = 60)
         boot(second);
         run_for(duo, 1 * NS_PER_S);
         uint64_t received = first->received;
-        stand_still(first, 30 * NS_PER_S); /* the whole machine */
-        stand_still(second, 30 * NS_PER_S);
+        sim_node_pause(&first->node, duo->world.now_ns + 30 * NS_PER_S); /* the whole machine */
+        sim_node_pause(&second->node, duo->world.now_ns + 30 * NS_PER_S);
         run_for(duo, 33 * NS_PER_S);
         cr_expect_eq(first->lost + second->lost, 0, "seed %llu", (unsigned long long)seed);
         cr_expect_gt(first->received, received + 500);
-        stand_still(second, 30 * NS_PER_S); /* it alone: that is silence */
+        /* It alone: that is silence. */
+        sim_node_pause(&second->node, duo->world.now_ns + 30 * NS_PER_S);
         run_for(duo, 20 * NS_PER_S);
         cr_expect_geq(first->lost, PEER_LANE_COUNT);
         duo_end(duo);

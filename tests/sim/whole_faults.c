@@ -110,18 +110,12 @@ static void slow_or_not(struct whole_node *node)
     node->sim.cost_ns_max = slow ? SLOW_TURN_NS : node->whole->config.turn_ns_max;
 }
 
-/* The process is stopped: no core takes a turn, the clock goes on. */
 static void pause(struct whole_node *node, uint64_t until_ns)
 {
     if (!node->sim.running)
         return;
     whole_text(node->whole, node->sim.id, "* paused until %.3f", (double)until_ns / 1e9);
-    for (uint32_t i = 0; i < node->sim.core_count; i++) {
-        struct sim_core *core = &node->sim.cores[i];
-        core->busy_until_ns = u64_max(core->busy_until_ns, until_ns);
-        if (core->turn.slot != SIM_EVENT_IDLE && core->turn.time_ns < until_ns)
-            sim_event_schedule(&node->whole->world, &core->turn, until_ns);
-    }
+    sim_node_pause(&node->sim, until_ns);
 }
 
 /* Only the wall clock: the monotonic one never does. */

@@ -422,6 +422,16 @@ static void node_end(struct sim_node *node)
     node->mesh = NULL;
 }
 
+void sim_node_pause(struct sim_node *node, uint64_t until_ns)
+{
+    for (uint32_t i = 0; i < node->core_count; i++) {
+        struct sim_core *core = &node->cores[i];
+        core->busy_until_ns = u64_max(core->busy_until_ns, until_ns);
+        if (core->turn.slot != SIM_EVENT_IDLE && core->turn.time_ns < until_ns)
+            sim_event_schedule(node->world, &core->turn, until_ns);
+    }
+}
+
 void sim_node_crash(struct sim_node *node)
 {
     invariant(node->running && node->world->current == NULL);

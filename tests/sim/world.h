@@ -199,6 +199,9 @@ void sim_node_boot(struct sim_node *node, const struct core_options *options, ui
 void sim_enter(struct sim_node *node, uint32_t core);
 void sim_leave(struct sim_node *node);
 
+/* The process is stopped from outside: no core takes a turn until then, the clock goes on. */
+void sim_node_pause(struct sim_node *node, uint64_t until_ns);
+
 /* Power cut: fibers, memory and requests in flight vanish. The disk keeps what
  * sim_disk_power_cut() decides; call that before, while the requests are known. */
 void sim_node_crash(struct sim_node *node);
