@@ -20,6 +20,7 @@
 #include "server/peer_role.h"
 #include "server/raft_driver.h"
 #include "tests/sim/disk.h"
+#include "tests/sim/machine_flags.h"
 #include "tests/sim/network.h"
 #include "tests/sim/reactor_sim.h"
 #include "tests/sim/world.h"
@@ -55,36 +56,14 @@ const char *__asan_default_options(void)
 /* What raftd is told; `members`: how many of --initial-cluster, from the first on. */
 static inline void machine_configure(struct machine *machine, uint32_t members, const char *state)
 {
-    char client[64], peer[64], name[16], cluster[MACHINES * 48] = "", reason[256];
-    uint32_t id = machine->sim.id;
+    char cluster[MACHINES * 48] = "", reason[256];
     size_t used = 0;
-    snprintf(client, sizeof(client), "http://10.0.0.%u:2379", id);
-    snprintf(peer, sizeof(peer), "http://10.0.0.%u:2380", id);
-    snprintf(name, sizeof(name), "n%u", id);
     for (uint32_t i = 1; i <= members; i++)
         used += (size_t)snprintf(cluster + used, sizeof(cluster) - used,
                                  "%sn%u=http://10.0.0.%u:2380", i > 1 ? "," : "", i, i);
-    char *arguments[] = {"--name",
-                         name,
-                         "--data-dir",
-                         "/data",
-                         "--listen-client-urls",
-                         client,
-                         "--advertise-client-urls",
-                         client,
-                         "--listen-peer-urls",
-                         peer,
-                         "--initial-advertise-peer-urls",
-                         peer,
-                         "--initial-cluster",
-                         cluster,
-                         "--initial-cluster-state",
-                         (char *)state,
-                         "--memory-limit",
-                         "64MiB"};
-    cr_assert_eq(config_load(&machine->config, ARRAY_COUNT(arguments), arguments, NULL, reason,
-                             sizeof(reason)),
-                 0, "%s", reason);
+    cr_assert_eq(
+        machine_flags(&machine->config, machine->sim.id, cluster, state, reason, sizeof(reason)), 0,
+        "%s", reason);
 }
 
 /* All of a new cluster of three, down. SMALL_GROUP_LOG=1 shows their log lines. */

@@ -4,6 +4,7 @@
 
 #include "core/invariant.h"
 #include "server/node_private.h"
+#include "tests/sim/machine_flags.h"
 #include "tests/sim/memory.h"
 #include "tests/sim/reactor_sim.h"
 #include "tests/sim/whole.h"
@@ -185,34 +186,11 @@ bool whole_node_is_voter(const struct whole_node *node)
 
 /* ---- beginnings ----------------------------------------------------------------------------- */
 
-/* What raftd is told on its command line. */
 static void node_configure(struct whole_node *node, const char *cluster)
 {
-    char client[64], peer[64], name[16], reason[256];
-    uint32_t id = node->sim.id;
-    snprintf(client, sizeof(client), "http://10.0.0.%u:2379", id);
-    snprintf(peer, sizeof(peer), "http://10.0.0.%u:2380", id);
-    snprintf(name, sizeof(name), "n%u", id);
-    char *arguments[] = {"--name",
-                         name,
-                         "--data-dir",
-                         "/data",
-                         "--listen-client-urls",
-                         client,
-                         "--advertise-client-urls",
-                         client,
-                         "--listen-peer-urls",
-                         peer,
-                         "--initial-advertise-peer-urls",
-                         peer,
-                         "--initial-cluster",
-                         (char *)cluster,
-                         "--initial-cluster-state",
-                         node->joins ? "existing" : "new",
-                         "--memory-limit",
-                         "64MiB"};
-    int error =
-        config_load(&node->config, ARRAY_COUNT(arguments), arguments, NULL, reason, sizeof(reason));
+    char reason[256];
+    int error = machine_flags(&node->config, node->sim.id, cluster,
+                              node->joins ? "existing" : "new", reason, sizeof(reason));
     sim_check(error == 0, "configuration: %s", reason);
 }
 
