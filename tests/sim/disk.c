@@ -43,6 +43,13 @@ static void page_push(struct page *page, uint64_t sequence, struct page_data *da
         (struct page_version){.sequence = sequence, .data = data, .truncates = truncates};
 }
 
+void page_set_sound(struct page *page)
+{
+    page_data_unref(page->sound);
+    page->sound = NULL;
+    page->unreadable = page->damaged = false;
+}
+
 /* Versions up to `sequence` are superseded by the last of them, now durable. */
 uint32_t page_commit(struct page *page, uint64_t sequence)
 {
@@ -117,6 +124,7 @@ static void inode_destroy(struct sim_disk *disk, struct sim_inode *inode)
     for (uint64_t i = 0; i < inode->page_count; i++) {
         struct page *page = &inode->pages[i];
         page_data_unref(page->durable);
+        page_data_unref(page->sound);
         for (uint32_t v = 0; v < page->count; v++)
             page_data_unref(page->versions[v].data);
         free(page->versions);
@@ -508,7 +516,7 @@ int32_t sim_disk_write(struct sim_disk *disk, struct sim_inode *inode, struct io
             memcpy(scratch + inside, bytes, step);
             bytes = scratch;
         }
-        page->unreadable = page->damaged = false;
+        page_set_sound(page);
         if (durable)
             page_replace(page, page_data_make(bytes));
         else

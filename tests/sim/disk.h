@@ -128,6 +128,9 @@ bool sim_disk_lose(struct sim_disk *disk, const char *path, struct prng *prng, u
 bool sim_disk_misdirect(struct sim_disk *disk, const char *path, uint64_t far_pages,
                         struct prng *prng, uint64_t *offset);
 
+/* As if all that had not happened to what is still there of a file; false: it had not. */
+bool sim_disk_mend(struct sim_disk *disk, const char *path);
+
 /* A hash of all names, sizes and bytes, durable or not. */
 uint64_t sim_disk_hash(const struct sim_disk *disk);
 

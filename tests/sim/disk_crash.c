@@ -44,6 +44,7 @@ static void clone_file(struct sim_inode *copy, const struct sim_inode *inode)
         const struct page *from = &inode->pages[i];
         struct page *to = &copy->pages[i];
         to->durable = page_data_ref(from->durable);
+        to->sound = page_data_ref(from->sound);
         to->unreadable = from->unreadable;
         to->damaged = from->damaged;
         to->count = to->capacity = from->count;

@@ -76,6 +76,12 @@ static uint64_t pick_page(const struct sim_inode *inode, struct prng *prng)
     return number;
 }
 
+static void set_damaged(struct page *page)
+{
+    page->sound = page_data_ref(page->durable);
+    page->damaged = true;
+}
+
 bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, struct prng *prng,
                   uint64_t *offset)
 {
@@ -91,9 +97,9 @@ bool sim_disk_rot(struct sim_disk *disk, const char *path, uint32_t bytes_max, s
     first >>= 4 * prng_below(prng, 3); /* pages are full in front, and often empty behind */
     for (uint32_t i = first; i < first + count; i++)
         bytes[i] ^= (uint8_t)(1 + prng_below(prng, 255));
+    set_damaged(page);
     page_data_unref(page->durable);
     page->durable = page_data_make(bytes);
-    page->damaged = true;
     *offset = number * SIM_PAGE_BYTES + first;
     return true;
 }
@@ -104,7 +110,8 @@ bool sim_disk_lose(struct sim_disk *disk, const char *path, struct prng *prng, u
     uint64_t number = pick_page(inode, prng);
     if (number == UINT64_MAX)
         return false;
-    inode->pages[number].unreadable = inode->pages[number].damaged = true;
+    set_damaged(&inode->pages[number]);
+    inode->pages[number].unreadable = true;
     *offset = number * SIM_PAGE_BYTES;
     return true;
 }
@@ -119,10 +126,27 @@ bool sim_disk_misdirect(struct sim_disk *disk, const char *path, uint64_t far_pa
     uint64_t to = prng_below(prng, inode->page_count);
     if ((from > to ? from - to : to - from) < far_pages || !is_sound(inode, to))
         return false;
+    set_damaged(&inode->pages[to]);
+    set_damaged(&inode->pages[from]);
     page_data_unref(inode->pages[to].durable);
     inode->pages[to].durable = inode->pages[from].durable;
     inode->pages[from].durable = NULL;
-    inode->pages[to].damaged = inode->pages[from].damaged = true;
     *offset = from * SIM_PAGE_BYTES;
     return true;
+}
+
+bool sim_disk_mend(struct sim_disk *disk, const char *path)
+{
+    struct sim_inode *inode = durable_file(disk, path);
+    bool mended = false;
+    for (uint64_t i = 0; inode != NULL && i < inode->page_count; i++) {
+        struct page *page = &inode->pages[i];
+        if (!page->damaged)
+            continue;
+        mended = true;
+        page_data_unref(page->durable);
+        page->durable = page_data_ref(page->sound);
+        page_set_sound(page);
+    }
+    return mended;
 }

@@ -28,7 +28,8 @@ struct page {
     struct page_data *durable;
     struct page_version *versions;
     uint32_t count, capacity;
-    bool unreadable, damaged; /* until it is written again */
+    struct page_data *sound;  /* what it held before it was damaged */
+    bool unreadable, damaged; /* until it is written again, or mended */
 };
 
 struct size_version {
@@ -116,6 +117,7 @@ struct entry_name *directory_entry(struct sim_inode *directory, const char *name
 void directory_tidy(struct sim_inode *directory); /* drops entries that nothing refers to */
 void entry_set(struct sim_disk *disk, struct sim_inode **place, struct sim_inode *to);
 void operation_release(struct sim_disk *disk, struct name_operation *operation);
+void page_set_sound(struct page *page); /* as it is now */
 uint32_t page_commit(struct page *page, uint64_t sequence);
 void size_commit(struct sim_inode *inode, uint64_t sequence);
 

@@ -305,6 +305,26 @@ Test(sim_faults, lost_sectors_are_never_side_by_side)
     }
 }
 
+Test(sim_faults, a_mended_file_is_as_before)
+{
+    struct machine machine;
+    machine_init(&machine, 1);
+    struct prng *prng = sim_prng(&machine.world, SIM_STREAM_FAULTS);
+    machine_boot(&machine);
+    machine_run(&machine, write_pages);
+    (void)sim_node_shutdown(&machine.node);
+    sim_disk_power_cut(machine.disk, SIM_LOSS_ALL, prng);
+    uint64_t offset, before = sim_disk_hash(machine.disk);
+    cr_assert_not(sim_disk_mend(machine.disk, "/file"));
+    cr_assert(sim_disk_rot(machine.disk, "/file", 8, prng, &offset));
+    (void)sim_disk_misdirect(machine.disk, "/file", 2, prng, &offset);
+    cr_assert_neq(sim_disk_hash(machine.disk), before);
+    cr_assert(sim_disk_mend(machine.disk, "/file"));
+    cr_assert_eq(sim_disk_hash(machine.disk), before);
+    cr_assert_not(sim_disk_mend(machine.disk, "/file"));
+    machine_deinit(&machine);
+}
+
 Test(sim_faults, a_misdirected_write_is_far_away)
 {
     uint32_t done = 0;

@@ -9,9 +9,11 @@
 #include "tests/sim/text.h"
 #include "tests/sim/whole_raft.h"
 
-#define HEAL_NS         (120 * NS_PER_S) /* in which everything must have ended well */
-#define CALM_NS         (30 * NS_PER_S)
-#define OPERATOR_NS_MIN (24 * NS_PER_S)
+#define HEAL_NS          (120 * NS_PER_S) /* in which everything must have ended well */
+#define CALM_NS          (30 * NS_PER_S)
+#define FAULT_NS_TABLES  (400 * NS_PER_MS)
+#define SAFETY_NS_TABLES (8 * NS_PER_S)
+#define OPERATOR_NS_MIN  (24 * NS_PER_S)
 
 /* So many are plenty: seeds have up to 45,000 a second, and about 80 for each operation. */
 #define EVENTS_PER_SECOND    100000
@@ -92,11 +94,6 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     config->kills = prng_chance(&prng, 1, 2);
     config->traps = config->crashes && prng_chance(&prng, 3, 4);
     config->small_stores = prng_chance(&prng, 1, 3);
-    if (config->small_stores) { /* filled all the same, and left behind by whoever is away */
-        config->think_ns = u64_min(config->think_ns, THINK_NS_SMALL);
-        config->value_bytes_max = (uint32_t)u64_max(config->value_bytes_max, VALUE_BYTES_SMALL);
-        config->outage_ns_max = u64_max(config->outage_ns_max, OUTAGE_NS_SMALL);
-    }
     config->pauses = prng_chance(&prng, 1, 3);
     if (prng_chance(&prng, 1, 2)) { /* changes take seconds: nodes must be connected for so long */
         config->operator_ns = 50 * NS_PER_MS << prng_below(&prng, 6);
@@ -109,6 +106,18 @@ void whole_config_draw(struct whole_config *config, const struct raftsim_options
     config->core_first = config->operator_ns == 0 && prng_chance(&prng, 1, 2);
     whole_disk_draw(&config->disk, &prng);
     config->slow_paths = prng_chance(&prng, 1, 4);
+    if (config->rotting > 0 &&
+        config->disk.tables) { /* there must be some, and they must be read */
+        config->small_stores = config->buggify = true;
+        config->fault_mean_ns = u64_max(config->fault_mean_ns, FAULT_NS_TABLES);
+        config->safety_ns = u64_max(config->safety_ns, SAFETY_NS_TABLES);
+        config->core_first = false; /* who was away needs nobody else to be away */
+    }
+    if (config->small_stores) { /* filled all the same, and left behind by whoever is away */
+        config->think_ns = u64_min(config->think_ns, THINK_NS_SMALL);
+        config->value_bytes_max = (uint32_t)u64_max(config->value_bytes_max, VALUE_BYTES_SMALL);
+        config->outage_ns_max = u64_max(config->outage_ns_max, OUTAGE_NS_SMALL);
+    }
     if (options->calm != 0)
         config_calm(config, options->calm);
     if (options->nodes != 0)
@@ -179,8 +188,7 @@ static bool stop_node(struct whole *whole, struct whole_node *node, uint64_t lim
         return going; /* its process ended, for what its disk did before */
     if (going && node_state(node->node) == NODE_STOPPED)
         whole_node_shut_down(node);
-    else if (going && !node->lost &&
-             (node_state(node->node) != NODE_FAILED || whole_node_is_member(node)))
+    else if (going && (node_state(node->node) != NODE_FAILED || whole_node_is_member(node)))
         verdict_set(&whole->verdict, SIM_LIVENESS, "node %u does not stop", node->sim.id);
     return going;
 }
@@ -197,7 +205,7 @@ static bool members_caught_up(const struct whole *whole, uint64_t index)
 {
     for (uint32_t i = 0; i < whole->node_count; i++)
         if (whole_node_is_member(&whole->nodes[i]) && !whole->nodes[i].kept_down &&
-            !whole->nodes[i].lost && whole->nodes[i].executed < index)
+            whole->nodes[i].executed < index)
             return false;
     return true;
 }

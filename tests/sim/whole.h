@@ -102,7 +102,7 @@ struct whole_node {
     bool kept_down;         /* while the others must do without it */
     uint64_t disk_until_ns; /* its disk does harm until then; 0: none */
     uint64_t disk_errors;   /* that it had given when this process began */
-    bool lost;              /* a table of it is damaged: it may end, and need not come back */
+    bool lost; /* a table of it is damaged: it may end, and stays away until that is mended */
 
     enum whole_trap trap;
     uint32_t trap_steps; /* still to come */
@@ -179,8 +179,9 @@ void whole_disk_print(const struct whole_disk_config *config, FILE *out);
 int32_t whole_disk_drift_ppm(struct whole *whole); /* of a new machine's clock */
 void whole_disk_faults_start(struct whole *whole);
 void whole_disk_faults_end(struct whole *whole); /* disks are well */
+void whole_disk_mend(struct whole_node *node);   /* so are its tables */
 void whole_disk_rot(struct whole_node *node);    /* it is down */
-/* Since its process began, or what lies there is beyond repair. */
+/* Since its process began, or what lies there is beyond its repair. */
 bool whole_disk_failed(const struct whole_node *node);
 
 /* whole_operator.c */

@@ -19,11 +19,15 @@ static struct prng *faults(struct whole *whole)
  * Only on the first `rotting` nodes, less than half: everything has a majority of intact copies. A
  * log is repaired from them. It is spared what would look like a write that never was: two pages
  * side by side, or both ends of a block, the last one's maybe. The ring is spared, which remembers
- * what was lost. Nothing repairs a table: its node is lost, and must not serve anything wrong. */
+ * what was lost. Nothing repairs a table: its node must not serve anything wrong, and waits for
+ * the end, when tables come back from a copy. */
 
-#define ROT_BYTES_MAX 1024
-#define FILES_MAX     64
-#define BLOCK_PAGES   ((uint64_t)WAL_BLOCK_BYTES_DEFAULT / WAL_PAGE_BYTES + 2) /* and more */
+#define ROT_BYTES_MAX   1024
+#define TABLES          "/data/lsm"
+#define TABLE_BYTES_MAX 8 /* what is compressed still expands: only checksums tell */
+#define TABLES_MAX      4 /* at once */
+#define FILES_MAX       256
+#define BLOCK_PAGES     ((uint64_t)WAL_BLOCK_BYTES_DEFAULT / WAL_PAGE_BYTES + 2) /* and more */
 
 struct files {
     const char *directory, *end;
@@ -51,29 +55,52 @@ static bool some_file(struct whole_node *node, const char *directory, const char
     return true;
 }
 
-static void damage(struct whole_node *node, const char *path, bool misdirects)
+static void tell(struct whole_node *node, const char *what, const char *path, uint64_t offset)
 {
-    struct prng *prng = faults(node->whole);
-    static const char *const names[] = {"rot", "lost sector", "misdirected write"};
-    uint64_t offset, kind = prng_below(prng, misdirects ? 3 : 2);
-    bool done = kind == 0   ? sim_disk_rot(node->disk, path, ROT_BYTES_MAX, prng, &offset)
-                : kind == 1 ? sim_disk_lose(node->disk, path, prng, &offset)
-                            : sim_disk_misdirect(node->disk, path, BLOCK_PAGES, prng, &offset);
-    if (!done)
-        return;
     node->whole->rots++;
-    whole_text(node->whole, node->sim.id, "* %s in %s at %llu", names[kind], path,
+    whole_text(node->whole, node->sim.id, "* %s in %s at %llu", what, path,
                (unsigned long long)offset);
 }
 
-/* A table of a node that is down, or runs. */
-static void damage_table(struct whole_node *node)
+static void damage_log(struct whole_node *node, const char *path)
 {
+    struct prng *prng = faults(node->whole);
+    static const char *const names[] = {"rot", "lost sector", "misdirected write"};
+    uint64_t offset, kind = prng_below(prng, ARRAY_COUNT(names));
+    bool done = kind == 0   ? sim_disk_rot(node->disk, path, ROT_BYTES_MAX, prng, &offset)
+                : kind == 1 ? sim_disk_lose(node->disk, path, prng, &offset)
+                            : sim_disk_misdirect(node->disk, path, BLOCK_PAGES, prng, &offset);
+    if (done)
+        tell(node, names[kind], path, offset);
+}
+
+/* Tables of a node that is down, or runs. */
+static void damage_tables(struct whole_node *node)
+{
+    struct prng *prng = faults(node->whole);
     char path[64];
-    uint64_t before = node->whole->rots;
-    if (some_file(node, "/data/lsm", ".sst", path, sizeof(path)))
-        damage(node, path, false);
-    node->lost = node->lost || node->whole->rots > before;
+    uint64_t offset;
+    for (uint64_t more = 1 + prng_below(prng, TABLES_MAX); more > 0; more--) {
+        if (!some_file(node, TABLES, ".sst", path, sizeof(path)))
+            return;
+        bool loses = prng_chance(prng, 1, 4);
+        if (loses ? sim_disk_lose(node->disk, path, prng, &offset)
+                  : sim_disk_rot(node->disk, path, TABLE_BYTES_MAX, prng, &offset)) {
+            node->lost = true;
+            tell(node, loses ? "lost sector" : "rot", path, offset);
+        }
+    }
+}
+
+/* Somebody brings the tables back from a copy. */
+void whole_disk_mend(struct whole_node *node)
+{
+    struct files files = {.directory = TABLES, .end = ".sst"};
+    sim_disk_list(node->disk, TABLES, on_file, &files);
+    for (uint32_t i = 0; i < files.count; i++)
+        if (sim_disk_mend(node->disk, files.names[i]))
+            whole_text(node->whole, node->sim.id, "* mended %s", files.names[i]);
+    node->lost = false;
 }
 
 void whole_disk_rot(struct whole_node *node)
@@ -84,9 +111,9 @@ void whole_disk_rot(struct whole_node *node)
         return;
     for (uint64_t more = prng_below(faults(whole), 4); more > 0; more--)
         if (some_file(node, "/data/log", ".log", path, sizeof(path)))
-            damage(node, path, true);
-    if (whole->config.disk.tables && prng_chance(faults(whole), 1, 4))
-        damage_table(node);
+            damage_log(node, path);
+    if (whole->config.disk.tables && prng_chance(faults(whole), 1, 2))
+        damage_tables(node);
 }
 
 /* While its log is used. */
@@ -94,12 +121,9 @@ static void lose_sector(struct whole_node *node)
 {
     char path[64];
     uint64_t offset;
-    if (!some_file(node, "/data/log", ".log", path, sizeof(path)) ||
-        !sim_disk_lose(node->disk, path, faults(node->whole), &offset))
-        return;
-    node->whole->rots++;
-    whole_text(node->whole, node->sim.id, "* lost sector in %s at %llu", path,
-               (unsigned long long)offset);
+    if (some_file(node, "/data/log", ".log", path, sizeof(path)) &&
+        sim_disk_lose(node->disk, path, faults(node->whole), &offset))
+        tell(node, "lost sector", path, offset);
 }
 
 /* ---- while they are used -------------------------------------------------------------------- */
@@ -110,7 +134,7 @@ void whole_disk_draw(struct whole_disk_config *config, struct prng *prng)
     config->errors = prng_chance(prng, 1, 5);
     config->full = prng_chance(prng, 1, 5);
     config->sectors = prng_chance(prng, 1, 2);
-    config->tables = prng_chance(prng, 1, 3);
+    config->tables = prng_chance(prng, 1, 2);
     config->drift_ppm_max = prng_chance(prng, 1, 3) ? DRIFT_PPM_MAX : 0;
 }
 
@@ -168,13 +192,13 @@ static void do_harm(struct whole *whole)
 {
     const struct whole_disk_config *config = &whole->config.disk;
     struct whole_node *node = &whole->nodes[prng_below(faults(whole), whole->node_count)];
-    uint64_t draw = prng_below(faults(whole), 8);
+    uint64_t draw = prng_below(faults(whole), 10);
     if (draw >= 6 && whole->config.rotting > 0) {
         node = &whole->nodes[prng_below(faults(whole), whole->config.rotting)];
         if (draw == 6 && config->sectors)
             lose_sector(node);
-        if (draw == 7 && config->tables)
-            damage_table(node);
+        if (draw > 6 && config->tables)
+            damage_tables(node);
         return;
     }
     if (node->disk_until_ns != 0)

@@ -187,12 +187,14 @@ void whole_heal(struct whole *whole)
         }
     for (uint32_t i = 0; i < whole->node_count; i++) {
         struct whole_node *node = &whole->nodes[i];
-        bool began = node->sim.running || node->boot.slot != SIM_EVENT_IDLE;
+        bool began = node->sim.running || node->boot.slot != SIM_EVENT_IDLE || node->lost;
         node->sim.cost_ns_max = whole->config.turn_ns_max;
         sim_event_cancel(&whole->world, &node->boot);
         whole_trap_clear(node);
         if (whole->config.crashes || node->kept_down)
             whole_node_power_cut(node); /* what it acknowledged must be there after one more */
+        if (node->lost)
+            whole_disk_mend(node);
         if (began && !node->kept_down && !node->sim.running)
             whole_node_boot(node);
     }

@@ -12,7 +12,7 @@ static void pause(void)
 /* A removal whose outcome the operator was not told may still come. */
 static bool is_judged(const struct whole_node *node)
 {
-    return whole_node_is_voter(node) && !node->kept_down && !node->lost;
+    return whole_node_is_voter(node) && !node->kept_down;
 }
 
 static void verify_node(struct whole *whole, const struct whole_node *node)
