@@ -210,9 +210,9 @@ static void crash(struct member *member)
     member->sent += 1000000; /* numbers of a later life are higher */
 }
 
-static void duo_begin(struct duo *duo, uint64_t seed)
+static struct duo *duo_begin(uint64_t seed)
 {
-    memset(duo, 0, sizeof(*duo));
+    struct duo *duo = calloc(1, sizeof(*duo));
     sim_set_replay("this test with seed %llu", (unsigned long long)seed);
     sim_world_init(&duo->world, &(struct sim_options){.seed = seed});
     sim_world_enter(&duo->world);
@@ -224,6 +224,15 @@ static void duo_begin(struct duo *duo, uint64_t seed)
         member->cluster = CLUSTER;
         member->other = &duo->members[1 - i];
     }
+    return duo;
+}
+
+static struct duo *duo_booted(uint64_t seed)
+{
+    struct duo *duo = duo_begin(seed);
+    boot(&duo->members[0]);
+    boot(&duo->members[1]);
+    return duo;
 }
 
 static void duo_end(struct duo *duo)
@@ -235,6 +244,7 @@ static void duo_end(struct duo *duo)
         sim_disk_destroy(duo->members[i].disk);
     }
     sim_world_deinit(&duo->world);
+    free(duo);
 }
 
 static void run_for(struct duo *duo, uint64_t ns)
@@ -249,10 +259,7 @@ static void run_for(struct duo *duo, uint64_t ns)
 Test(sim_peer, lanes_carry_frames_in_order_and_whole, .timeout = 60)
 {
     for (uint64_t seed = 1; seed <= 8; seed++) {
-        struct duo *duo = malloc(sizeof(*duo));
-        duo_begin(duo, seed);
-        boot(&duo->members[0]);
-        boot(&duo->members[1]);
+        struct duo *duo = duo_booted(seed);
         run_for(duo, 2 * NS_PER_S);
         for (int i = 0; i < 2; i++) {
             struct member *member = &duo->members[i];
@@ -263,18 +270,14 @@ Test(sim_peer, lanes_carry_frames_in_order_and_whole, .timeout = 60)
             cr_expect_gt(member->stats.frames_received, member->received, "pings count too");
         }
         duo_end(duo);
-        free(duo);
     }
 }
 
 Test(sim_peer, a_crash_is_noticed_and_the_next_process_is_dialled, .timeout = 60)
 {
     for (uint64_t seed = 1; seed <= 8; seed++) {
-        struct duo *duo = malloc(sizeof(*duo));
-        duo_begin(duo, seed);
+        struct duo *duo = duo_booted(seed);
         struct member *first = &duo->members[0], *second = &duo->members[1];
-        boot(first);
-        boot(second);
         for (uint32_t round = 1; round <= 5; round++) {
             run_for(duo, 500 * NS_PER_MS);
             uint32_t lost = first->lost;
@@ -289,17 +292,13 @@ Test(sim_peer, a_crash_is_noticed_and_the_next_process_is_dialled, .timeout = 60
             cr_expect_eq(first->stats.frames_malformed, 0);
         }
         duo_end(duo);
-        free(duo);
     }
 }
 
 Test(sim_peer, a_silent_connection_is_given_up_and_dialled_again, .timeout = 60)
 {
-    struct duo *duo = malloc(sizeof(*duo));
-    duo_begin(duo, 3);
+    struct duo *duo = duo_booted(3);
     struct member *first = &duo->members[0], *second = &duo->members[1];
-    boot(first);
-    boot(second);
     run_for(duo, 1 * NS_PER_S);
     sim_network_block(&duo->world, 1, 2, duo->world.now_ns + 30 * NS_PER_S);
     sim_network_block(&duo->world, 2, 1, duo->world.now_ns + 30 * NS_PER_S);
@@ -312,17 +311,13 @@ Test(sim_peer, a_silent_connection_is_given_up_and_dialled_again, .timeout = 60)
     run_for(duo, 20 * NS_PER_S);
     cr_expect_gt(second->received, received + 1000);
     duo_end(duo);
-    free(duo);
 }
 
 Test(sim_peer, who_stood_still_does_not_blame_the_others, .timeout = 60)
 {
     for (uint64_t seed = 1; seed <= 8; seed++) {
-        struct duo *duo = malloc(sizeof(*duo));
-        duo_begin(duo, seed);
+        struct duo *duo = duo_booted(seed);
         struct member *first = &duo->members[0], *second = &duo->members[1];
-        boot(first);
-        boot(second);
         run_for(duo, 1 * NS_PER_S);
         uint64_t received = first->received;
         sim_node_pause(&first->node, duo->world.now_ns + 30 * NS_PER_S); /* the whole machine */
@@ -335,7 +330,6 @@ Test(sim_peer, who_stood_still_does_not_blame_the_others, .timeout = 60)
         run_for(duo, 20 * NS_PER_S);
         cr_expect_geq(first->lost, PEER_LANE_COUNT);
         duo_end(duo);
-        free(duo);
     }
 }
 
@@ -351,8 +345,7 @@ Test(sim_peer, strangers_learn_why_they_are_refused, .timeout = 60)
         {"a removed member", CLUSTER, ERR_MEMBER_REMOVED, ERR_MEMBER_REMOVED, 0},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
-        struct duo *duo = malloc(sizeof(*duo));
-        duo_begin(duo, 5);
+        struct duo *duo = duo_begin(5);
         struct member *first = &duo->members[0], *second = &duo->members[1];
         first->admit_error = cases[i].admit_error;
         second->cluster = cases[i].cluster;
@@ -366,7 +359,6 @@ Test(sim_peer, strangers_learn_why_they_are_refused, .timeout = 60)
         cr_expect_geq(first->stats.frames_misdirected, cases[i].misdirected, "%s", cases[i].why);
         cr_expect_gt(first->stats.greetings_refused, 0, "%s", cases[i].why);
         duo_end(duo);
-        free(duo);
     }
 }
 
@@ -484,10 +476,9 @@ Test(sim_peer, bad_frames_close_their_connection_and_are_counted, .timeout = 60)
          true},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
-        struct duo *duo = malloc(sizeof(*duo));
+        struct duo *duo = duo_begin(100 + i);
         struct attacker *attacker = calloc(1, sizeof(*attacker));
         static const uint8_t meta[16] = HELLO_META;
-        duo_begin(duo, 100 + i);
         boot(&duo->members[0]);
         attacker->count =
             put_frame(attacker->bytes,
@@ -503,16 +494,14 @@ Test(sim_peer, bad_frames_close_their_connection_and_are_counted, .timeout = 60)
         cr_expect_eq(stats->frames_stale > 0, cases[i].stale, "%s", cases[i].why);
         duo_end(duo);
         free(attacker);
-        free(duo);
     }
 }
 
 Test(sim_peer, a_question_of_a_stranger_is_answered_once, .timeout = 60)
 {
-    struct duo *duo = malloc(sizeof(*duo));
+    struct duo *duo = duo_begin(9);
     struct attacker *attacker = calloc(1, sizeof(*attacker));
     struct peer_header header;
-    duo_begin(duo, 9);
     boot(&duo->members[0]);
     attacker->count = put_frame(
         attacker->bytes, (struct peer_header){.kind = PEER_KIND_QUESTION, .meta_bytes = 3}, "abc");
@@ -523,5 +512,4 @@ Test(sim_peer, a_question_of_a_stranger_is_answered_once, .timeout = 60)
     cr_expect_eq(memcmp(attacker->answer + PEER_HEADER_BYTES, "bcd", 3), 0);
     duo_end(duo);
     free(attacker);
-    free(duo);
 }

@@ -4,7 +4,7 @@
 
 #include "storage/lsm/checkpoint.h"
 
-TestSuite(checkpoint, .init = world_open, .fini = world_close, .timeout = 600);
+TestSuite(checkpoint, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
 
 enum { CHECKPOINTS = 6 };
 

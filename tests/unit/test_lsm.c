@@ -1,6 +1,6 @@
 #include "test_lsm.h"
 
-TestSuite(lsm, .init = world_open, .fini = world_close, .timeout = 600);
+TestSuite(lsm, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
 
 /* ---- comparing with the model ------------------------------------------------------------------
  */

@@ -3,7 +3,7 @@
 #include "storage/lsm/manifest.h"
 #include "test_lsm.h"
 
-TestSuite(manifest, .init = world_open, .fini = world_close, .timeout = 600);
+TestSuite(manifest, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
 
 /* A manifest of three records: a snapshot, an edit, an edit. */
 static uint8_t file[5 * IO_ALIGN_BYTES];

@@ -5,7 +5,7 @@
 #include "storage/lsm/sst_format.h"
 #include "test_lsm.h"
 
-TestSuite(sst, .init = world_open, .fini = world_close, .timeout = 600);
+TestSuite(sst, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
 
 /* ---- docs/formats ------------------------------------------------------------------------------
  * */

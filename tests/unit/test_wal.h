@@ -1,31 +1,22 @@
 /*
- * test_wal.h - a core with one fiber, a scratch directory and a small log, for the tests of
- * storage/log/.
+ * test_wal.h - core_with_root.h and a small log, for the tests of storage/log/.
  *
  * Owner     The test program that includes it; one world at a time.
  */
 #ifndef TESTS_UNIT_TEST_WAL_H
 #define TESTS_UNIT_TEST_WAL_H
 
-#include <criterion/criterion.h>
 #include <fcntl.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include "core/buffer.h"
-#include "core/core.h"
 #include "core/crc32c.h"
 #include "core/err.h"
-#include "core/fiber.h"
 #include "storage/log/wal_private.h"
+#include "tests/unit/core_with_root.h"
 
 #define ENTRIES_MAX 4096
 
-static struct core *core;
-static struct mesh *mesh;
-static char root[64];
 static uint8_t payload_pool[ENTRY_PAYLOAD_BYTES_MAX + 4096];
 
 /* An append and its entries; world_close() frees them. */
@@ -41,19 +32,7 @@ static struct batch *batches;
 
 static inline void world_open(void)
 {
-    struct core_options options = {.reactor = {.core_count = 1,
-                                               .files_max = 256,
-                                               .buffer_bytes = 16 * MIB,
-                                               .recv_buffer_bytes = 4096,
-                                               .recv_buffer_count = 16,
-                                               .random_seed = 7},
-                                   .fibers_max = 32};
-    char reason[256] = "";
-    cr_assert_eq(mesh_create(1, 64, &mesh), 0);
-    cr_assert_eq(core_create(&options, mesh, &core, reason, sizeof(reason)), 0, "%s", reason);
-    core_set_current(core);
-    snprintf(root, sizeof(root), "/var/tmp/test_wal.XXXXXX");
-    cr_assert_not_null(mkdtemp(root));
+    core_with_root_open();
     for (size_t i = 0; i < sizeof(payload_pool); i++)
         payload_pool[i] = (uint8_t)(i * 31 + i / 251);
 }
@@ -65,12 +44,7 @@ static inline void world_close(void)
         free(batches);
         batches = next;
     }
-    char command[128];
-    snprintf(command, sizeof(command), "rm -rf %s", root);
-    cr_assert_eq(system(command), 0);
-    core_set_current(NULL);
-    core_destroy(core);
-    mesh_destroy(mesh);
+    core_with_root_close();
 }
 
 /* As if others of the core, a compaction say, used every registered buffer. */
@@ -92,27 +66,6 @@ static inline void give_all_buffers(void)
         buffer_release(reactor_buffers(core_reactor(core)), taken[i]);
 }
 
-struct job {
-    void (*run)(void);
-    bool finished;
-};
-
-static inline void job_main(void *argument)
-{
-    struct job *job = argument;
-    job->run();
-    job->finished = true;
-}
-
-/* Runs `function` in a fiber until it returns; should it hang, the suite has its timeout. */
-static inline void in_fiber(void (*function)(void))
-{
-    struct job job = {.run = function};
-    cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, job_main, &job), 0);
-    while (!job.finished)
-        core_turn(core, true);
-}
-
 static inline struct wal_options small_options(const char *directory)
 {
     return (struct wal_options){.directory = directory,
@@ -120,15 +73,6 @@ static inline struct wal_options small_options(const char *directory)
                                 .block_bytes_max = 16384,
                                 .ring_slots = 64,
                                 .idle_mark_ns = 3600 * NS_PER_S}; /* a slow disk is no rest */
-}
-
-static inline const char *in_root(const char *name)
-{
-    static char paths[4][128];
-    static int next;
-    char *path = paths[next++ % 4];
-    snprintf(path, 128, "%s/%s", root, name);
-    return path;
 }
 
 static inline struct entry entry_make(uint64_t index, uint64_t term, uint32_t bytes)
