@@ -96,7 +96,7 @@ void raft_recover_config(struct raft *raft, uint64_t damaged_index)
     }
 }
 
-/* May this configuration change be appended now? (facts of joint consensus: one at a time) */
+/* May this configuration change be appended now? (dissertation 4.1: one at a time) */
 int raft_config_gate(struct raft *raft, const struct entry *entry)
 {
     struct raft_config_change change;

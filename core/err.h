@@ -6,7 +6,7 @@
  *           stored bytes, FATAL stops the node), the gRPC status code, and the exact text that an
  *           etcd client compares. Status and text therefore cannot drift from the code.
  * Threads   Any.
- * Source    facts of the etcd v3 API: client code compares the whole message.
+ * Source    api/v3rpc/rpctypes of etcd: its client compares the whole message.
  */
 #ifndef CORE_ERR_H
 #define CORE_ERR_H

@@ -11,7 +11,7 @@
  * Threads   mesh_send() by core `from`, mesh_receive() by core `to`.
  * Errors    mesh_send() answers false when the ring is full: back-pressure, never a drop.
  * Limits    ring_slots messages (a power of two; one slot stays empty).
- * Source    facts on io_uring 7.
+ * Source    io_uring_prep_msg_ring(3); docs/internals/architecture.md.
  */
 #ifndef CORE_MESH_H
 #define CORE_MESH_H

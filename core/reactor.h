@@ -15,7 +15,7 @@
  *           it. Short reads and writes are results, not errors. Starting an op cannot fail: when
  *           the submission queue is full the backend submits and goes on.
  * Units     Time in ns, offsets and sizes in bytes.
- * Source    facts on io_uring 2, 4, 5, 6, 7, 8, 9.
+ * Source    io_uring(7), io_uring_enter(2); docs/internals/reactor.md.
  */
 #ifndef CORE_REACTOR_H
 #define CORE_REACTOR_H

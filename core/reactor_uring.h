@@ -11,7 +11,7 @@
  *   R3  a provided receive buffer is out of the ring only while `received` runs on it, or while its
  *       CQE waits in the completion queue.
  *   R4  an io_socket or io_listener is named by no SQE once in_flight (or both its ops) are clear.
- * Source    facts on io_uring 2 to 5, 7, 9, 10.
+ * Source    io_uring_setup(2), io_uring_enter(2), io_uring_register(2).
  */
 #ifndef CORE_REACTOR_URING_H
 #define CORE_REACTOR_URING_H

@@ -6,7 +6,7 @@
  * Units     Bytes; timeouts in ns.
  * Errors    Negative, core/err.h. Inflation is bounded: a small message that grows past the limit
  *           is refused before more than the limit was produced.
- * Source    facts of the etcd API 15; gRPC over HTTP/2 protocol description.
+ * Source    gRPC over HTTP/2 protocol description; docs/protocol.md.
  */
 #ifndef NET_GRPC_H
 #define NET_GRPC_H

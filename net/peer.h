@@ -12,7 +12,7 @@
  * Errors    A frame of another cluster, for or from another member, of another incarnation, damaged
  *           or too large closes its connection and is counted.
  * Limits    PEERS_MAX members; bytes queued for a lane are bounded, what does not fit is dropped.
- * Source    docs/formats/peer-frame.md; facts on Raft 1.2, 5.
+ * Source    docs/formats/peer-frame.md, docs/internals/raft.md.
  */
 #ifndef NET_PEER_H
 #define NET_PEER_H

@@ -18,7 +18,7 @@
  * Units     Sizes in bytes, deadlines in monotonic ns (UINT64_MAX: none).
  * Limits    See struct rpc_server_options. Past them a request is refused with ResourceExhausted or
  *           its socket is not read for a while; nothing grows without a bound.
- * Source    facts of the etcd API 13-16; docs/protocol.md; docs/formats/native-frame.md.
+ * Source    docs/protocol.md; docs/formats/native-frame.md.
  */
 #ifndef NET_RPC_H
 #define NET_RPC_H

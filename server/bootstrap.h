@@ -8,7 +8,7 @@
  *           member that knows it as started is enough to refuse.
  * Owner     The raft core's start-up fiber.
  * Errors    ERR_CONFIG, ERR_UNAVAILABLE (no member answered) with one line in `reason`.
- * Source    facts on the etcd v3 API, 9; docs/formats/peer-frame.md.
+ * Source    docs/operations/cluster.md; docs/formats/peer-frame.md.
  */
 #ifndef SERVER_BOOTSTRAP_H
 #define SERVER_BOOTSTRAP_H

@@ -74,9 +74,7 @@ static const struct flag flags[] = {
     USED("max-txn-ops", FLAG_U64, max_txn_ops, "128", "operations in one transaction"),
     USED("max-request-bytes", FLAG_BYTES, max_request_bytes, "1572864", "size of one request"),
     USED("max-concurrent-streams", FLAG_U64, max_concurrent_streams, "4294967295",
-         "streams of one connection"),
-    USED("grpc-keepalive-min-time", FLAG_DURATION, keepalive_min_time_ns, "5s",
-         "shortest time between a client's pings"),
+         "streams of one connection, at most 65536"),
     USED("grpc-keepalive-interval", FLAG_DURATION, keepalive_interval_ns, "2h",
          "time between our pings on a quiet connection"),
     USED("grpc-keepalive-timeout", FLAG_DURATION, keepalive_timeout_ns, "20s",
@@ -93,6 +91,7 @@ static const struct flag flags[] = {
          "how long a core that expects an answer spins before it sleeps; -1 = choose"),
     TEXT("compression", compression, "lz4", "of table blocks: none, lz4 or zstd"),
 
+    IGNORED("grpc-keepalive-min-time", FLAG_DURATION), /* pings are never punished */
     IGNORED("wal-dir", FLAG_TEXT),
     IGNORED("snapshot-count", FLAG_U64),
     IGNORED("snapshot-catchup-entries", FLAG_U64),

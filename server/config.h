@@ -11,7 +11,7 @@
  * Units     As in the names; sizes accept plain bytes or a KiB/MiB/GiB suffix.
  * Errors    ERR_CONFIG with one line in `reason` that names the flag, its value and what is
  *           expected.
- * Source    facts on the etcd v3 API, section 19.
+ * Source    server/embed/config.go of etcd: names, defaults, precedence.
  */
 #ifndef SERVER_CONFIG_H
 #define SERVER_CONFIG_H
@@ -51,7 +51,7 @@ struct config {
     uint64_t max_txn_ops;
     uint64_t max_request_bytes;
     uint64_t max_concurrent_streams;
-    uint64_t keepalive_min_time_ns, keepalive_interval_ns, keepalive_timeout_ns;
+    uint64_t keepalive_interval_ns, keepalive_timeout_ns;
     char log_level[CONFIG_TEXT_BYTES];
     char config_file[CONFIG_TEXT_BYTES];
     bool version_wanted, help_wanted;

@@ -17,7 +17,7 @@
  *           A member that was removed ends by itself, a moment after it learned of it, so that it
  *           can still tell others.
  * Owner     The raft core.
- * Source    facts on Raft 2 (rows 15, 16), 5; docs/internals/raft.md.
+ * Source    docs/internals/raft.md.
  */
 #ifndef SERVER_FAILOVER_H
 #define SERVER_FAILOVER_H

@@ -10,7 +10,7 @@
  *   F1  runs are sorted, do not overlap, and are not empty.
  *   F2  answers are about the first entry of the first run; another question clears them.
  * Owner     The raft core. No I/O, no clock.
- * Source    facts on Raft 2.1; FAST'18 Alagappan et al.; docs/internals/raft.md.
+ * Source    FAST'18 Alagappan et al.; docs/internals/raft.md.
  */
 #ifndef SERVER_FAULTS_H
 #define SERVER_FAULTS_H

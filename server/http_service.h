@@ -5,7 +5,7 @@
  * Story     /health and the linearizable part of /readyz ask the raft core as a client's read
  *           would.
  * Owner     The connection core.
- * Source    facts of the etcd API, section 16.
+ * Source    server/etcdserver/api/etcdhttp of etcd; docs/operations/metrics.md.
  */
 #ifndef SERVER_HTTP_SERVICE_H
 #define SERVER_HTTP_SERVICE_H

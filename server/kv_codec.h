@@ -8,7 +8,7 @@
  * Owner     Decoded structs borrow the input; a txn's arrays live in the arena.
  * Threads   Any.
  * Errors    ERR_MALFORMED for bytes that do not decode; ERR_LIMIT when the arena refuses.
- * Source    facts of the etcd API, section 1; proto/rpc.proto. tests/unit/test_kv_codec.c compares
+ * Source    proto/rpc.proto. tests/unit/test_kv_codec.c compares
  *           every message with the generated code.
  */
 #ifndef SERVER_KV_CODEC_H

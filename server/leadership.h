@@ -5,7 +5,7 @@
  *           requests wait in their queues (server/forward.h), and go to the new leader after.
  * Owner     The raft core; call in a fiber of it.
  * Errors    ERR_NOT_LEADER, ERR_BAD_TRANSFEREE, ERR_TRANSFER_TIMEOUT.
- * Source    facts on Raft 1.9, 5.
+ * Source    Raft dissertation 3.10; docs/internals/raft.md.
  */
 #ifndef SERVER_LEADERSHIP_H
 #define SERVER_LEADERSHIP_H

@@ -9,7 +9,7 @@
  * Errors    ERR_CONFIG with one line in `reason`; ERR_MALFORMED for bytes that do not decode;
  *           ERR_LIMIT past MEMBERS_MAX.
  * Limits    MEMBERS_MAX members of CONFIG_URLS_MAX addresses.
- * Source    facts on the etcd v3 API, 9 and 19.
+ * Source    server/etcdserver/api/membership of etcd; docs/operations/cluster.md.
  */
 #ifndef SERVER_MEMBERS_H
 #define SERVER_MEMBERS_H

@@ -20,7 +20,7 @@
  *           refused, and nothing changed. So do ERR_MALFORMED, ERR_LIMIT and ERR_CONFIG; others are
  *           the storage's.
  * Limits    MEMBERS_MAX members; eight bytes for each that was ever removed.
- * Source    facts on the etcd v3 API, 9; docs/decisions/joint-consensus.md.
+ * Source    server/etcdserver/api/membership of etcd; docs/decisions/joint-consensus.md.
  */
 #ifndef SERVER_MEMBERSHIP_H
 #define SERVER_MEMBERSHIP_H

@@ -3,7 +3,7 @@
  *
  * Owner     Registered once, by the raft core, after all roles started; rendered by any connection
  *           core.
- * Source    facts of the etcd API, section 20; docs/operations/metrics.md lists what is registered.
+ * Source    docs/operations/metrics.md lists what is registered, and which of etcd's names are.
  */
 #ifndef SERVER_METRICS_NODE_H
 #define SERVER_METRICS_NODE_H

@@ -297,7 +297,8 @@ static const char *remedy_of(int error)
 {
     switch (error) {
     case ERR_CORRUPT:
-        return "; no data was changed: restore a backup, or start with an empty --data-dir";
+        return "; no data was changed: remove this member from the cluster and add it again with "
+               "an empty --data-dir; if it is alone, restore a backup, or start empty";
     case ERR_VERSION:
         return "; no data was changed: use the version of raftd that wrote it";
     default:

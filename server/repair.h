@@ -19,7 +19,7 @@
  * Owner     The raft core.
  * Errors    None: what is not repaired is asked for again.
  * Limits    One question under way; an answer carries about REPAIR_BYTES.
- * Source    facts on Raft 2.1; docs/internals/raft.md, docs/formats/peer-frame.md.
+ * Source    docs/internals/raft.md, docs/formats/peer-frame.md, docs/decisions/torn-or-rotten.md.
  */
 #ifndef SERVER_REPAIR_H
 #define SERVER_REPAIR_H

@@ -11,7 +11,7 @@
  * Limits    One receiver at a time; SNAPSHOT_WINDOW_BYTES on their way, SNAPSHOT_BYTES_PER_S. A
  *           receiver without progress for SNAPSHOT_SILENCE_NS is given up; the next try, after any
  *           failure, waits for SNAPSHOT_RETRY_NS.
- * Source    facts on Raft 1.13; docs/formats/peer-frame.md; docs/internals/raft.md, "Snapshots".
+ * Source    docs/formats/peer-frame.md; docs/internals/raft.md, "Snapshots".
  */
 #ifndef SERVER_SNAPSHOT_SEND_H
 #define SERVER_SNAPSHOT_SEND_H

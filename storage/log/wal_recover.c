@@ -1,8 +1,8 @@
 /* Recovery, second half: walks the blocks and decides about each by evidence, never by position.
  *
  * Several blocks are in flight at once, so a hole followed by a valid block can be an honest crash,
- * and a bad block can be a write that was acknowledged and rotted since. The rows (facts on Raft
- * 2.1), tried in this order for the block that must come next:
+ * and a bad block can be a write that was acknowledged and rotted since. The rows (of
+ * docs/internals/storage-log.md), tried in this order for the block that must come next:
  *   R1  block valid, chain valid                                   keep it
  *   R2  block bad, but something proves it was durable: a later
  *       block's or the superblock's durable_upto, or the ring

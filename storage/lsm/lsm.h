@@ -20,7 +20,7 @@
  *           data.
  * Contract  A (key, version) is written at most once, and the versions of one key are inserted in
  *           ascending order; so what is newer is always in a younger memtable or a higher level.
- * Source    facts on performance 3.3; docs/internals/storage-lsm.md; docs/formats/sstable.md,
+ * Source    docs/internals/storage-lsm.md; docs/formats/sstable.md,
  *           docs/formats/manifest.md.
  */
 #ifndef STORAGE_LSM_LSM_H
