@@ -1,7 +1,7 @@
 /*
  * probe.h - USDT probes of provider "raft" (systemtap's sdt.h): a nop until a tracer attaches.
  *
- * Names are <role>_<event>; arguments are documented beside each use and in
+ * Names are <role>_<event>; which there are and what their arguments mean is in
  * docs/operations/tracing.md.
  */
 #ifndef CORE_PROBE_H
