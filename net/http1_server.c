@@ -8,7 +8,8 @@
 
 /*
  * HTTP/1.1 on a connection: one request at a time. What a client pipelines behind it waits,
- * unparsed, in connection->partial, and reading is paused until the reply.
+ * unparsed, in connection->partial, and reading is paused until the reply; and on until enough of
+ * the replies is sent, when they are many. The flush after the pause goes on with what waits.
  */
 
 #define HTTP1_HEADERS_BYTES_MAX ((size_t)(16 * 1024))
@@ -277,7 +278,8 @@ static int http1_hold(struct connection *connection, const uint8_t *data, size_t
 static int64_t http1_take(struct http1 *http1, const uint8_t *data, size_t bytes)
 {
     size_t taken = 0;
-    while (taken < bytes && !http1->handling && !http1->connection->ending) {
+    while (taken < bytes && !http1->handling && !http1->connection->paused &&
+           !http1->connection->ending) {
         taken += http_parser_execute(&http1->parser, &http1_settings, (const char *)data + taken,
                                      bytes - taken);
         enum http_errno failure = HTTP_PARSER_ERRNO(&http1->parser);
@@ -300,7 +302,7 @@ static int64_t http1_take(struct http1 *http1, const uint8_t *data, size_t bytes
 static int http1_input(struct connection *connection, const uint8_t *data, size_t bytes)
 {
     struct http1 *http1 = connection->state;
-    if (http1->handling || connection->partial_bytes > 0)
+    if (http1->handling || connection->paused || connection->partial_bytes > 0)
         return http1_hold(connection, data, bytes);
     int64_t taken = http1_take(http1, data, bytes);
     if (taken < 0)
@@ -311,7 +313,8 @@ static int http1_input(struct connection *connection, const uint8_t *data, size_
 static void http1_flush(struct connection *connection)
 {
     struct http1 *http1 = connection->state;
-    if (connection->partial_bytes == 0 || http1->handling || connection->ending)
+    if (connection->partial_bytes == 0 || http1->handling || connection->paused ||
+        connection->ending)
         return;
     int64_t taken = http1_take(http1, connection->partial, connection->partial_bytes);
     if (taken < 0) {

@@ -131,6 +131,40 @@ Test(http1_server, pipelined_requests_wait_for_a_late_reply)
     end();
 }
 
+Test(http1_server, pipelined_requests_wait_while_replies_wait_for_the_client)
+{
+    enum { REQUESTS = 600, QUEUED_MAX = 10000, REPLY_MAX = 300 };
+    static char requests[REQUESTS * 32];
+    size_t bytes = 0;
+    for (int i = 0; i < REQUESTS; i++)
+        bytes += (size_t)snprintf(requests + bytes, sizeof(requests) - bytes,
+                                  "GET /%d HTTP/1.1\r\n\r\n", i);
+    const size_t steps[] = {700, bytes};
+    for (size_t i = 0; i < ARRAY_COUNT(steps); i++) {
+        begin();
+        server.options.queued_bytes_per_connection_max = QUEUED_MAX;
+        input(requests, steps[i]);
+        cr_expect_gt(handled_count, 10);
+        cr_expect(connection.paused);
+        for (int next = 0, rounds = 0; next < REQUESTS; rounds++) {
+            cr_assert_lt(rounds, REQUESTS);
+            cr_assert_leq(connection.out.bytes, QUEUED_MAX + REPLY_MAX);
+            const char *at = output();
+            for (char wanted[32]; next < REQUESTS; next++, at += strlen(wanted)) {
+                snprintf(wanted, sizeof(wanted), "GET /%d ?", next);
+                const char *found = strstr(at, wanted);
+                if (found == NULL)
+                    break;
+                at = found;
+            }
+        }
+        cr_expect_eq(handled_count, REQUESTS);
+        cr_expect_not(connection.paused);
+        cr_expect_eq(connection.partial_bytes, 0);
+        end();
+    }
+}
+
 Test(http1_server, endings)
 {
     static const struct {
