@@ -235,7 +235,9 @@ static int grpc_send_data(nghttp2_session *session, nghttp2_frame *frame, const 
     if (stream->call != NULL && stream->call->wants_writable &&
         stream->out_end - stream->out_begin <= RPC_SEND_QUEUE_BYTES_MAX / 2)
         http2->has_writable = true;
-    return 0;
+    /* The frame is taken either way; PAUSE ends nghttp2's pass, which otherwise goes on over all
+     * that the windows allow. The flush after a send begins the next one. */
+    return out->bytes < RPC_OUTPUT_BYTES_HIGH ? 0 : NGHTTP2_ERR_PAUSE;
 }
 
 void http2_run_writable(struct http2 *http2)

@@ -65,9 +65,17 @@ static void handle_stream(struct rpc_call *call)
     stream_writable(call);
 }
 
-static int64_t pull(struct rpc_call *call maybe_unused, uint8_t *to, size_t bytes_max)
+#define BIG_BYTES (100 * MIB)
+
+/* Every piece has a byte of its own, so that one which is lost or twice there is seen. */
+static uint8_t pulled_byte(uint64_t piece)
 {
-    memset(to, 'x', bytes_max);
+    return (uint8_t)(piece % 251);
+}
+
+static int64_t pull(struct rpc_call *call, uint8_t *to, size_t bytes_max)
+{
+    memset(to, pulled_byte(call->user[0]++), bytes_max);
     return (int64_t)bytes_max;
 }
 
@@ -82,7 +90,7 @@ static void count_released(struct rpc_call *call maybe_unused)
 static void handle_big(struct rpc_call *call)
 {
     call->released = count_released;
-    rpc_reply_source(call, 100 * MIB, pull);
+    rpc_reply_source(call, BIG_BYTES, pull);
 }
 
 static void handle_list(struct rpc_call *call)
@@ -416,4 +424,54 @@ Test(http2_hostile, floods_end_or_are_bounded)
         cr_expect_leq(queue_max, 8000, "%s: %zu frames queued", cases[c].why, queue_max);
         world_close();
     }
+}
+
+/* ---- large windows -----------------------------------------------------------------------------
+ */
+
+/* Takes what waits in the output, whole frames as a flush leaves them, and looks at the DATA of
+ * stream 1. True: its trailers were there. */
+static bool take_big(uint64_t *taken)
+{
+    static uint8_t copy[2 * RPC_OUTPUT_BYTES_HIGH];
+    struct iovec iov;
+    size_t bytes = 0;
+    while (outbuf_gather(&connection.out, &iov, 1) == 1) {
+        cr_assert_leq(bytes + iov.iov_len, sizeof(copy));
+        memcpy(copy + bytes, iov.iov_base, iov.iov_len);
+        bytes += iov.iov_len;
+        outbuf_consume(&connection.out, iov.iov_len);
+    }
+    for (size_t at = 0; at < bytes;) {
+        size_t length = (size_t)copy[at] << 16 | (size_t)copy[at + 1] << 8 | copy[at + 2];
+        const uint8_t *payload = copy + at + 9;
+        cr_assert_leq(at + 9 + length, bytes);
+        if (copy[at + 3] == FRAME_HEADERS && (copy[at + 4] & END_STREAM) != 0)
+            return true;
+        for (size_t i = 0; copy[at + 3] == FRAME_DATA && i < length; i++, ++*taken)
+            if (*taken >= GRPC_PREFIX_BYTES)
+                cr_assert_eq(payload[i],
+                             pulled_byte((*taken - GRPC_PREFIX_BYTES) / GRPC_SOURCE_BYTES));
+        at += 9 + length;
+    }
+    return false;
+}
+
+Test(http2_hostile, a_huge_window_is_filled_piece_by_piece)
+{
+    static const uint8_t window[] = {0, 4, 0x7f, 0xff, 0xff, 0xff}; /* INITIAL_WINDOW_SIZE */
+    uint64_t taken = 0;
+    bool ended = false;
+    world_open(NULL);
+    send_frame(FRAME_SETTINGS, 0, 0, window, sizeof(window));
+    send_window(0, INT32_MAX - 65535);
+    send_request(1, "/t.T/Big");
+    for (int round = 0; round < 1000 && !ended; round++) {
+        flush(false);
+        cr_assert_leq(connection.out.bytes, RPC_OUTPUT_BYTES_HIGH + 9 + 16384);
+        ended = take_big(&taken);
+    }
+    cr_expect(ended);
+    cr_expect_eq(taken, GRPC_PREFIX_BYTES + BIG_BYTES);
+    world_close();
 }
