@@ -55,11 +55,11 @@ static int reader_view(const struct mvcc_reader *reader, int64_t revision, struc
     return mvcc_revision_check(revision, state.revision, state.compacted);
 }
 
-/* After pinning: may what is pinned lack rows of the view? */
-static bool reader_overtaken(const struct mvcc_reader *reader, const struct mvcc_view *view)
+/* After pinning: may what is pinned lack rows of a view of revision `oldest`? */
+static bool reader_overtaken(const struct mvcc_reader *reader, uint64_t oldest)
 {
     int64_t compacted = mvcc_shared_state(reader->shared).compacted;
-    return compacted > 0 && (uint64_t)compacted > view->at.main;
+    return compacted > 0 && (uint64_t)compacted > oldest;
 }
 
 /* ---- one key ------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ int mvcc_get_now(struct mvcc_reader *reader, struct bytes key, int64_t revision,
         error = lsm_get_now(reader->lsm, row_key, view.at, &reader->pinned);
         if (error != 0 && error != ERR_NOT_FOUND)
             return error;
-        if (unlikely(reader_overtaken(reader, &view))) {
+        if (unlikely(reader_overtaken(reader, view.at.main))) {
             if (error == 0)
                 lsm_row_release(reader->lsm, &reader->pinned);
             continue;
@@ -137,7 +137,7 @@ int mvcc_range_open(struct mvcc_reader *reader, const struct mvcc_range_request 
             error = mvcc_scan_begin(opened, &view, request, reader->sort_bytes_max, arena);
         if (error != 0)
             return error;
-        if (likely(!reader_overtaken(reader, &view))) {
+        if (likely(!reader_overtaken(reader, view.at.main))) {
             opened->reader = reader;
             opened->keeping = opened->source == RANGE_WALK;
             reader->scans++;
@@ -170,7 +170,7 @@ int mvcc_range(struct mvcc_reader *reader, const struct mvcc_range_request *requ
             return error;
         if (reply.lost)
             return ERR_LIMIT;
-        if (likely(!reader_overtaken(reader, &view)))
+        if (likely(!reader_overtaken(reader, view.at.main)))
             return 0;
     }
     return ERR_COMPACTED;
@@ -194,7 +194,10 @@ int mvcc_read_txn(struct mvcc_reader *reader, const struct mvcc_txn_request *req
             return ERR_LIMIT;
         if (error != 0)
             return error;
-        if (likely(!reader_overtaken(reader, &run.view))) {
+        /* Each range pinned its own rows, after those before it had waited. The next try's check
+         * tells the client of a revision that is compacted by now. */
+        uint64_t oldest = run.oldest != 0 ? (uint64_t)run.oldest : run.view.at.main;
+        if (likely(!reader_overtaken(reader, oldest))) {
             result->revision = run.view.revision;
             return 0;
         }

@@ -224,8 +224,11 @@ static int execute_range(struct mvcc_txn_run *run, const struct mvcc_range_reque
                          struct mvcc_range_result *result)
 {
     struct mvcc_view view = run->writer != NULL ? mvcc_write_view(run->writer) : run->view;
-    if (request->revision > 0)
+    if (request->revision > 0) {
         view.at = mvcc_version_at(request->revision);
+        if (run->oldest == 0 || request->revision < run->oldest)
+            run->oldest = request->revision;
+    }
     return mvcc_view_range(&view, request, run->sort_bytes_max, &run->reply, result);
 }
 

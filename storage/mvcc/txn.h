@@ -19,6 +19,7 @@ struct mvcc_txn_run {
     struct mvcc *writer; /* NULL: read only */
     struct mvcc_reply reply;
     size_t sort_bytes_max;
+    int64_t oldest; /* revision that an executed range named; 0: none did */
 };
 
 /* FIBER. Compares and the empty result tree. */

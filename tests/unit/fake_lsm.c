@@ -25,6 +25,8 @@ struct lsm {
     struct arena memory;
     struct prng prng;
     uint64_t pins;
+    void (*meanwhile)(void *context); /* NULL: nothing to do */
+    void *meanwhile_context;
 };
 
 struct lsm_cursor {
@@ -60,6 +62,12 @@ struct lsm_reader *fake_lsm_reader(struct lsm *lsm)
 void fake_lsm_set_filter(struct lsm *lsm, const struct lsm_filter *filter)
 {
     lsm->filter = filter;
+}
+
+void fake_lsm_meanwhile(struct lsm *lsm, void (*meanwhile)(void *context), void *context)
+{
+    lsm->meanwhile = meanwhile;
+    lsm->meanwhile_context = context;
 }
 
 uint64_t fake_lsm_rows(const struct lsm *lsm)
@@ -309,6 +317,10 @@ void lsm_cursor_close(struct lsm_cursor *cursor)
 
 static int cursor_show(const struct lsm_cursor *cursor, struct lsm_row *row)
 {
+    void (*meanwhile)(void *context) = cursor->lsm->meanwhile;
+    cursor->lsm->meanwhile = NULL;
+    if (meanwhile != NULL)
+        meanwhile(cursor->lsm->meanwhile_context);
     if (cursor->at < 0 || cursor->at >= cursor->count)
         return 0;
     row_show(cursor->rows[cursor->at], row);

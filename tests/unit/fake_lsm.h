@@ -24,6 +24,8 @@ void fake_lsm_set_filter(struct lsm *lsm, const struct lsm_filter *filter);
 void fake_lsm_flush(struct lsm *lsm);
 void fake_lsm_merge(struct lsm *lsm, uint64_t from_index, uint64_t to_index);
 void fake_lsm_crash(struct lsm *lsm);
+/* `meanwhile` runs once, within the next step of any cursor: what others do while it waits. */
+void fake_lsm_meanwhile(struct lsm *lsm, void (*meanwhile)(void *context), void *context);
 uint64_t fake_lsm_rows(const struct lsm *lsm);
 uint64_t fake_lsm_table_rows(const struct lsm *lsm, char table);
 uint64_t fake_lsm_pins(const struct lsm *lsm); /* rows and cursors held */

@@ -379,6 +379,71 @@ Test(mvcc, a_full_arena_loses_the_reply_and_not_the_effect)
     arena_deinit(&small);
 }
 
+/* ---- reads beside a compaction ------------------------------------------------------------------
+ */
+
+/* Compacts at the current revision, and nothing that this frees is left. */
+static void compact_and_purge(void *context)
+{
+    struct store *store = context;
+    struct mvcc_compact_request compact = {.revision = mvcc_revision(store->mvcc)};
+    int64_t revision;
+    cr_assert_eq(mvcc_apply_compact(store->mvcc, &compact, &revision), 0);
+    store_commit(store);
+    fake_lsm_flush(store->lsm);
+    mvcc_tick(store->mvcc);
+    uint64_t rows = fake_lsm_table_rows(store->lsm, 'k');
+    fake_lsm_merge(store->lsm, 0, UINT64_MAX);
+    cr_assert_lt(fake_lsm_table_rows(store->lsm, 'k'), rows, "something was purged");
+}
+
+/* "k" has versions at 2, 3 and 4; the compaction at 4 comes while the first range reads. */
+static void expect_read_txn(const char *why, int64_t second, int64_t third, int want)
+{
+    struct mvcc_op ops[] = {
+        {.kind = MVCC_OP_RANGE, .range = {.key = T("a"), .range_end = T("z")}},
+        {.kind = MVCC_OP_RANGE, .range = {.key = T("k"), .revision = second}},
+        {.kind = MVCC_OP_RANGE, .range = {.key = T("k"), .revision = third}},
+    };
+    struct mvcc_txn_request txn = {.success = ops, .success_count = ARRAY_COUNT(ops)};
+    struct mvcc_put_request put = {.key = T("k")};
+    struct mvcc_put_result put_result;
+    struct mvcc_txn_result result;
+    struct store store;
+    struct arena arena;
+    arena_init(&arena, 0);
+    store_open(&store, 1);
+    for (int i = 0; i < 3; i++)
+        cr_assert_eq(mvcc_apply_put(store.mvcc, &put, &arena, &put_result), 0);
+    store_commit(&store);
+    fake_lsm_meanwhile(store.lsm, compact_and_purge, &store);
+    int got = mvcc_read_txn(store.reader, &txn, &arena, &result);
+    cr_expect_eq(mvcc_reader_state(store.reader).compacted, 4, "%s", why);
+    cr_expect_eq(got, want, "%s: %s", why, err_name(got));
+    for (uint32_t i = 0; got == 0 && i < result.response_count; i++)
+        cr_expect_eq(result.responses[i].range.kv_count, 1, "%s", why);
+    store_close(&store);
+    arena_deinit(&arena);
+}
+
+Test(mvcc, a_compaction_overtakes_old_ranges_of_a_transaction)
+{
+    static const struct {
+        const char *why;
+        int64_t second, third;
+        int want;
+    } cases[] = {
+        {"the current revision is never purged", 0, 0, 0},
+        {"nor is that of the compaction", 4, 0, 0},
+        {"an old one may be", 3, 3, ERR_COMPACTED},
+        {"the lowest counts, not the last", 3, 4, ERR_COMPACTED},
+        {"nor the first", 4, 3, ERR_COMPACTED},
+        {"nor one that names none", 3, 0, ERR_COMPACTED},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
+        expect_read_txn(cases[i].why, cases[i].second, cases[i].third, cases[i].want);
+}
+
 /* ---- the ledger ---------------------------------------------------------------------------------
  */
 
