@@ -24,11 +24,13 @@ static uint64_t request_timeout_ns(const struct node *node)
     return 5 * NS_PER_S + 2 * node->config->election_timeout_ms * NS_PER_MS;
 }
 
-const struct kv_header *frontend_header(struct frontend *frontend)
+struct kv_header frontend_header(const struct frontend *frontend)
 {
-    frontend->header.term =
-        atomic_load_explicit(&frontend->node->shared.term, memory_order_relaxed);
-    return &frontend->header;
+    const struct node *node = frontend->node;
+    return (struct kv_header){.cluster_id = node->identity.cluster_id,
+                              .member_id = node->identity.member_id,
+                              .term =
+                                  atomic_load_explicit(&node->shared.term, memory_order_relaxed)};
 }
 
 int frontend_admit_local(struct rpc_call *call)
@@ -397,8 +399,6 @@ int frontend_start(struct node *node, struct core *core)
         return -ENOMEM;
     frontend->node = node;
     frontend->core = core;
-    frontend->header.cluster_id = node->identity.cluster_id;
-    frontend->header.member_id = node->identity.member_id;
     frontend->sequence = node->identity.incarnation << REQUEST_SEQUENCE_START_BITS;
     queue_init(&frontend->gathered, QUEUE_UNBOUNDED); /* bounded by the server's calls */
     queue_init(&frontend->outstanding, QUEUE_UNBOUNDED);

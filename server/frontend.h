@@ -28,8 +28,7 @@ struct frontend {
     struct rpc_server *server;
     struct lsm_reader *lsm_reader; /* the raft core's own when they share a core */
     struct mvcc_reader *reader;
-    struct kv_header header; /* term is refreshed when a reply is encoded */
-    uint64_t sequence;       /* of requests proposed from here */
+    uint64_t sequence; /* of requests proposed from here */
 
     struct queue gathered;    /* linearizable reads of this round, not asked for yet */
     struct queue outstanding; /* asked for, in order of batches */
@@ -86,8 +85,9 @@ void frontend_propose(struct rpc_call *call, enum request_kind kind, struct byte
 /* Proposes an alarm for this member; at most one such request is in flight per connection core. */
 void frontend_raise_alarm(struct frontend *frontend, enum alarm_kind kind);
 
-/* The current header for a reply. */
-const struct kv_header *frontend_header(struct frontend *frontend);
+/* The header for a reply now. A reply is measured and encoded with one and the same copy: the term
+ * may change at any moment, and its size with it. */
+struct kv_header frontend_header(const struct frontend *frontend);
 
 /* Answers a finished proposal's call; in kv_service.c, by kind. */
 void frontend_answer(struct rpc_call *call, struct proposal *proposal);

@@ -65,46 +65,46 @@ static void reply_end(struct rpc_call *call, size_t bytes)
 
 static void reply_put(struct rpc_call *call, const struct mvcc_put_result *result)
 {
-    const struct kv_header *header = frontend_header(call_frontend(call));
-    size_t bytes = kv_put_response_bytes(header, result);
+    struct kv_header header = frontend_header(call_frontend(call));
+    size_t bytes = kv_put_response_bytes(&header, result);
     uint8_t *to = reply_begin(call, bytes);
     if (to == NULL)
         return;
-    uint8_t *end = kv_encode_put_response(to, header, result);
+    uint8_t *end = kv_encode_put_response(to, &header, result);
     invariant(end == to + bytes);
     reply_end(call, bytes);
 }
 
 static void reply_delete(struct rpc_call *call, const struct mvcc_delete_result *result)
 {
-    const struct kv_header *header = frontend_header(call_frontend(call));
-    size_t bytes = kv_delete_response_bytes(header, result);
+    struct kv_header header = frontend_header(call_frontend(call));
+    size_t bytes = kv_delete_response_bytes(&header, result);
     uint8_t *to = reply_begin(call, bytes);
     if (to == NULL)
         return;
-    uint8_t *end = kv_encode_delete_response(to, header, result);
+    uint8_t *end = kv_encode_delete_response(to, &header, result);
     invariant(end == to + bytes);
     reply_end(call, bytes);
 }
 
 static void reply_txn(struct rpc_call *call, const struct mvcc_txn_result *result)
 {
-    const struct kv_header *header = frontend_header(call_frontend(call));
-    size_t bytes = kv_txn_response_bytes(header, result);
+    struct kv_header header = frontend_header(call_frontend(call));
+    size_t bytes = kv_txn_response_bytes(&header, result);
     uint8_t *to = reply_begin(call, bytes);
     if (to == NULL)
         return;
-    uint8_t *end = kv_encode_txn_response(to, header, result);
+    uint8_t *end = kv_encode_txn_response(to, &header, result);
     invariant(end == to + bytes);
     reply_end(call, bytes);
 }
 
 static void reply_compact(struct rpc_call *call, int64_t revision)
 {
-    const struct kv_header *header = frontend_header(call_frontend(call));
-    size_t bytes = kv_compact_response_bytes(header, revision);
+    struct kv_header header = frontend_header(call_frontend(call));
+    size_t bytes = kv_compact_response_bytes(&header, revision);
     uint8_t *to = rpc_reply_begin(call, bytes);
-    uint8_t *end = kv_encode_compact_response(to, header, revision);
+    uint8_t *end = kv_encode_compact_response(to, &header, revision);
     invariant(end == to + bytes);
     rpc_reply_end(call, bytes);
 }
@@ -121,7 +121,7 @@ static bool range_is_get(const struct mvcc_range_request *request)
 static void reply_get(struct rpc_call *call, const struct mvcc_range_request *request,
                       struct mvcc_kv *kv, int64_t revision)
 {
-    const struct kv_header *header = frontend_header(call_frontend(call));
+    struct kv_header header = frontend_header(call_frontend(call));
     size_t kv_bytes = 0;
     if (kv != NULL && request->keys_only) {
         kv->value = bytes_make(NULL, 0);
@@ -131,11 +131,11 @@ static void reply_get(struct rpc_call *call, const struct mvcc_range_request *re
         kv_bytes = kv_range_kv_bytes(kv);
     int64_t count = kv != NULL;
     size_t bytes =
-        kv_range_head_bytes(header, revision) + kv_bytes + kv_range_tail_bytes(false, count);
+        kv_range_head_bytes(&header, revision) + kv_bytes + kv_range_tail_bytes(false, count);
     uint8_t *to = reply_begin(call, bytes);
     if (to == NULL)
         return;
-    uint8_t *at = kv_encode_range_head(to, header, revision);
+    uint8_t *at = kv_encode_range_head(to, &header, revision);
     if (kv_bytes > 0)
         at = kv_encode_range_kv(at, kv);
     at = kv_encode_range_tail(at, false, count);

@@ -19,10 +19,11 @@ struct range_stream {
     uint8_t *chunk;
     size_t chunk_bytes_max;
     size_t filled, taken;
-    size_t total_bytes; /* measured */
-    bool released;      /* the transport let go of the call */
-    bool messages;      /* RangeStream */
-    bool waiting;       /* the source answered RPC_SOURCE_WAIT */
+    struct kv_header header; /* of the reply: measured and encoded, perhaps at different times */
+    size_t total_bytes;      /* measured */
+    bool released;           /* the transport let go of the call */
+    bool messages;           /* RangeStream */
+    bool waiting;            /* the source answered RPC_SOURCE_WAIT */
     int error;
 };
 
@@ -72,12 +73,11 @@ static bool stream_reserve(struct range_stream *stream, size_t bytes)
 
 static int reply_small(struct range_stream *stream, const struct mvcc_range_result *result)
 {
-    const struct kv_header *header = frontend_header(stream->frontend);
     struct mvcc_kv kv;
     int more;
     if (!stream_reserve(stream, stream->total_bytes))
         return -ENOMEM;
-    uint8_t *at = kv_encode_range_head(stream->chunk, header, result->revision);
+    uint8_t *at = kv_encode_range_head(stream->chunk, &stream->header, result->revision);
     while ((more = mvcc_range_next(stream->scan, &kv)) == 1)
         at = kv_encode_range_kv(at, &kv);
     if (more < 0)
@@ -146,9 +146,9 @@ static void emit_large(struct range_stream *stream, const struct mvcc_range_resu
 {
     struct mvcc_kv kv;
     int more;
-    stream->filled = (size_t)(kv_encode_range_head(stream->chunk, frontend_header(stream->frontend),
-                                                   result->revision) -
-                              stream->chunk);
+    stream->filled =
+        (size_t)(kv_encode_range_head(stream->chunk, &stream->header, result->revision) -
+                 stream->chunk);
     while ((more = mvcc_range_next(stream->scan, &kv)) == 1) {
         size_t bytes = kv_range_kv_bytes(&kv);
         uint8_t *to = chunk_room(stream, bytes);
@@ -194,9 +194,9 @@ static void unary_run(void *argument)
     if (error == 0)
         error = mvcc_range_measure(stream->scan, measure_kv, stream, &result);
     if (error == 0) {
-        stream->total_bytes +=
-            kv_range_head_bytes(frontend_header(stream->frontend), result.revision) +
-            kv_range_tail_bytes(result.more, result.count);
+        stream->header = frontend_header(stream->frontend);
+        stream->total_bytes += kv_range_head_bytes(&stream->header, result.revision) +
+                               kv_range_tail_bytes(result.more, result.count);
         error = stream->total_bytes <= RANGE_STREAM_CHUNK_BYTES ? reply_small(stream, &result)
                                                                 : reply_large(stream, &result);
     }
@@ -239,8 +239,7 @@ static void stream_wake(struct rpc_call *call)
 /* One RangeStreamResponse{1: RangeResponse} around what is in the chunk; waits for room. */
 static bool message_send(struct range_stream *stream, const struct mvcc_range_result *last)
 {
-    const struct kv_header *header = frontend_header(stream->frontend);
-    size_t head = last != NULL ? kv_range_head_bytes(header, last->revision) : 0;
+    size_t head = last != NULL ? kv_range_head_bytes(&stream->header, last->revision) : 0;
     size_t tail = last != NULL ? kv_range_tail_bytes(last->more, last->count) : 0;
     size_t body = head + stream->filled + tail;
     size_t prefix = kv_range_part_prefix_bytes(body);
@@ -249,7 +248,7 @@ static bool message_send(struct range_stream *stream, const struct mvcc_range_re
         fiber_event_wait(&stream->event);
     uint8_t *at = kv_encode_range_part_prefix(to, body);
     if (last != NULL)
-        at = kv_encode_range_head(at, header, last->revision);
+        at = kv_encode_range_head(at, &stream->header, last->revision);
     memcpy(at, stream->chunk, stream->filled);
     at += stream->filled;
     if (last != NULL)
@@ -280,6 +279,7 @@ static int messages_emit(struct range_stream *stream, const struct mvcc_range_re
     }
     if (more < 0)
         return more;
+    stream->header = frontend_header(stream->frontend);
     message_send(stream, result);
     return 0;
 }

@@ -3,10 +3,10 @@
 Etcdserverpb__ResponseHeader service_header(struct frontend *frontend, int64_t revision)
 {
     Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
-    const struct kv_header *now = frontend_header(frontend);
-    header.cluster_id = now->cluster_id;
-    header.member_id = now->member_id;
-    header.raft_term = now->term;
+    struct kv_header now = frontend_header(frontend);
+    header.cluster_id = now.cluster_id;
+    header.member_id = now.member_id;
+    header.raft_term = now.term;
     header.revision = revision;
     return header;
 }

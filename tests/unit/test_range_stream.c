@@ -181,7 +181,39 @@ static void stories(void *argument)
     *finished = true;
 }
 
-Test(range_stream, a_client_that_goes_away_leaves_nothing_behind, .timeout = 600)
+/* 114 keys are 19 messages: the client's window and the stream's queue hold 18, so the last one,
+ * which bears the header, waits. Then the term takes a byte more, and another reply of this core
+ * says so. */
+static void term_grows(void *argument)
+{
+    static const uint8_t first_keys[] = {0x0a, 3, 'k', 'e', 'y', 0x12, 1, 0, 0x18, 114};
+    static const uint8_t count_only[] = {0x0a, 3, 'k', 'e', 'y', 0x12, 1, 0, 0x48, 1};
+    bool *finished = argument;
+    struct rpc_server_options options = {
+        .methods = methods, .method_count = ARRAY_COUNT(methods), .service = &frontend};
+    store_open();
+    raw_open(&options);
+    released = 0;
+    atomic_store(&node.shared.term, 127);
+    send_message(1, "/t.T/RangeStream", bytes_make(first_keys, sizeof(first_keys)));
+    settle();
+    cr_assert_eq(server.stats.messages_sent[2], 18, "the last one waits");
+    atomic_store(&node.shared.term, 128);
+    send_message(3, "/t.T/Range", bytes_make(count_only, sizeof(count_only)));
+    settle();
+    cr_assert_eq(server.stats.messages_sent[1], 1, "the other reply does not");
+    client_reads_on();
+    cr_assert_eq(server.stats.messages_sent[2], 19);
+    cr_assert_eq(server.calls_live, 0);
+    cr_assert_eq(released, 1);
+    raw_close();
+    rpc_server_deinit(&server);
+    store_close();
+    *finished = true;
+}
+
+/* `story` is a fiber of a core with a filled store, and says when it is over. */
+static void tell(void (*story)(void *argument))
 {
     struct core_options options = {.reactor = {.core_count = 1,
                                                .files_max = 256,
@@ -197,7 +229,7 @@ Test(range_stream, a_client_that_goes_away_leaves_nothing_behind, .timeout = 600
     core_set_current(core);
     snprintf(dir, sizeof(dir), "/var/tmp/test_range_stream.XXXXXX");
     cr_assert_not_null(mkdtemp(dir));
-    cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, stories, &finished), 0);
+    cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, story, &finished), 0);
     while (!finished)
         core_turn(core, true);
     snprintf(command, sizeof(command), "rm -rf %s", dir);
@@ -205,4 +237,14 @@ Test(range_stream, a_client_that_goes_away_leaves_nothing_behind, .timeout = 600
     core_set_current(NULL);
     core_destroy(core); /* no fiber is left */
     mesh_destroy(mesh);
+}
+
+Test(range_stream, a_client_that_goes_away_leaves_nothing_behind, .timeout = 600)
+{
+    tell(stories);
+}
+
+Test(range_stream, a_term_that_grows_while_a_reply_waits_changes_nothing, .timeout = 600)
+{
+    tell(term_grows);
 }
