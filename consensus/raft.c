@@ -247,8 +247,8 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
                               raft->options.pre_vote ? RAFT_CAMPAIGN_PRE : RAFT_CAMPAIGN_REAL);
         if (raft->role == RAFT_ROLE_FOLLOWER)
             raft->leader = 0; /* we may not replace it yet, but let others */
-    } else if (raft->log.faulty_index != 0 && now_ns >= election_due_ns(raft)) {
-        raft->leader = 0;
+    } else if (raft->leader != 0 && now_ns >= election_due_ns(raft)) {
+        raft->leader = 0; /* it asks nobody for a vote, and may be asked by others what it lost */
     }
     verify((raft_check(raft), true));
     return 0;
@@ -256,7 +256,7 @@ int raft_tick(struct raft *raft, uint64_t now_ns)
 
 uint64_t raft_deadline_ns(const struct raft *raft)
 {
-    bool waits = raft_promotable(raft) || (raft->log.faulty_index != 0 && raft->leader != 0);
+    bool waits = raft_promotable(raft) || raft->leader != 0;
     if (raft->role != RAFT_ROLE_LEADER)
         return waits ? election_due_ns(raft) : UINT64_MAX;
     uint64_t due_ns =

@@ -137,7 +137,7 @@ struct raft_ready {
     struct raft_append append;
     const struct raft_snapshot *install; /* replace log and state machine by it first, or NULL */
     struct hard_state hard_state;        /* store with the append */
-    bool hard_state_changed;             /* term or vote changed: the append must be synced */
+    bool hard_state_changed;             /* term, vote, or the last change of members */
     bool truncated;                      /* append_first replaces an entry issued before */
     uint64_t append_first, append_last;  /* 0, 0 = none; see raft_entry() */
     /* 2. Messages: after_append says when. */

@@ -13,13 +13,21 @@ static struct hard_state hard_state_now(const struct raft *raft)
                       : u64_min(raft->log.committed_index, raft->log.durable_index)};
 }
 
+/* Who a change removed may go for good, and a start must not wait for its vote: the commit index that
+ * is stored covers the change that members were last changed by. */
+static bool change_is_untold(const struct raft *raft, const struct hard_state *now)
+{
+    return raft->config_index > raft->hard_state_issued.commit && now->commit >= raft->config_index;
+}
+
 /* Everything that the append lane has not been given yet, as one piece of work. */
 static bool take_append(struct raft *raft, struct raft_ready *ready)
 {
     struct raft_log *log = &raft->log;
     ready->hard_state = hard_state_now(raft);
     ready->hard_state_changed = ready->hard_state.term != raft->hard_state_issued.term ||
-                                ready->hard_state.vote != raft->hard_state_issued.vote;
+                                ready->hard_state.vote != raft->hard_state_issued.vote ||
+                                change_is_untold(raft, &ready->hard_state);
     bool install = raft->snapshot_pending && raft->snapshot_sequence == 0;
     bool entries = log->issued_index < log->last_index;
     if (!ready->hard_state_changed && !install && !entries)
