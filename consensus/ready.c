@@ -13,8 +13,8 @@ static struct hard_state hard_state_now(const struct raft *raft)
                       : u64_min(raft->log.committed_index, raft->log.durable_index)};
 }
 
-/* Who a change removed may go for good, and a start must not wait for its vote: the commit index that
- * is stored covers the change that members were last changed by. */
+/* Who a change removed may go for good, and a start must not wait for its vote: the commit index
+ * that is stored covers the change that members were last changed by. */
 static bool change_is_untold(const struct raft *raft, const struct hard_state *now)
 {
     return raft->config_index > raft->hard_state_issued.commit && now->commit >= raft->config_index;

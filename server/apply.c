@@ -382,6 +382,7 @@ int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
     apply->core = core;
     apply->mvcc = node->mvcc;
     apply->applied_index = apply->target_index = applied_index;
+    atomic_store_explicit(&node->shared.proposals_applied, applied_index, memory_order_relaxed);
     fiber_event_init(&apply->work);
     fiber_event_init(&apply->ended);
     arena_init(&apply->scratch, 0);

@@ -112,7 +112,7 @@ static const struct {
      value_proposals_applied, ""},
     {GAUGE("etcd_server_proposals_pending", "Entries in the log and not committed."),
      value_proposals_pending, ""},
-    {COUNTER("etcd_server_proposals_failed_total", "Proposals that did not enter the log."),
+    {COUNTER("etcd_server_proposals_failed_total", "Proposals refused, lost, or executed with an error."),
      value_proposals_failed, ""},
     {GAUGE("etcd_server_quota_backend_bytes", "Quota of the data size; 0 = none."), value_quota,
      ""},

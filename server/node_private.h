@@ -53,12 +53,12 @@ struct node_shared {
     _Atomic uint64_t last_index; /* of the log */
     _Atomic uint64_t commit_index;
     _Atomic bool reads_local;   /* L1, L2 */
-    _Atomic uint64_t alarms;    /* bit per enum alarm_kind: raised for this member */
+    _Atomic uint64_t alarms;    /* bit per enum alarm_kind: raised by any member */
     _Atomic uint32_t admission; /* 0 = admit writes, else lsm_pressure() at 100 */
     _Atomic uint64_t leader_changes;
     _Atomic bool is_learner;
     _Atomic bool log_space_low; /* the log core's: no further segment can be prepared */
-    _Atomic uint64_t proposals_committed, proposals_applied, proposals_failed;
+    _Atomic uint64_t proposals_applied, proposals_failed;
     _Atomic int64_t proposals_pending;
 };
 

@@ -16,7 +16,6 @@
 enum raftctl_exit {
     RAFTCTL_OK = 0,
     RAFTCTL_ERROR = 1,
-    RAFTCTL_BAD_CONNECTION = 2,
     RAFTCTL_INVALID_INPUT = 3, /* of a transaction */
     RAFTCTL_BAD_FEATURE = 4,
     RAFTCTL_BAD_ARGUMENTS = 128,
