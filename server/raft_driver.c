@@ -15,7 +15,7 @@
 #include "server/snapshot_send.h"
 #include "storage/lsm/checkpoint.h"
 
-/* A question to consensus whose answer was lost is put again after this, under a new id. */
+/* A question to consensus without an answer is followed by another after this. */
 #define READ_RETRY_NS (500 * NS_PER_MS)
 
 /* Longer than any connection core waits. */
@@ -146,26 +146,31 @@ static void reads_ask(struct raft_driver *driver)
     driver->read_id = id;
     driver->read_wanted = false;
     driver->read_asked_ns = core_now_ns(driver->core);
-    for (uint32_t i = 0; i < driver->reads_count; i++) /* lost answers leave gaps */
-        if (read_at(driver, i)->id == 0)
-            read_at(driver, i)->id = id;
+    for (uint32_t i = driver->reads_count; i > 0 && read_at(driver, i - 1)->id == 0; i--)
+        read_at(driver, i - 1)->id = id;
 }
 
-static void reads_void(struct raft_driver *driver)
+/* The newest question may be lost. Its waits keep their ids: they take its answer all the same. */
+static void reads_ask_again(struct raft_driver *driver)
 {
-    for (uint32_t i = 0; i < driver->reads_count; i++)
-        if (read_at(driver, i)->index == 0) {
-            read_at(driver, i)->id = 0;
-            driver->read_wanted = true;
-        }
+    driver->read_wanted |=
+        driver->reads_count > 0 && read_at(driver, driver->reads_count - 1)->index == 0;
 }
 
+/* An index is good for whatever waited when it was asked for, so for the waits of earlier questions
+ * too: those may be lost. Ids are a peer's word. */
 static void reads_answered(struct raft_driver *driver, const struct raft_ready *ready)
 {
-    for (uint32_t r = 0; r < ready->read_count; r++)
-        for (uint32_t i = 0; i < driver->reads_count; i++)
-            if (read_at(driver, i)->id == ready->reads[r].id && read_at(driver, i)->index == 0)
-                read_at(driver, i)->index = u64_max(ready->reads[r].index, 1);
+    for (uint32_t r = 0; r < ready->read_count; r++) {
+        uint64_t id = ready->reads[r].id;
+        for (uint32_t i = 0; i < driver->reads_count && id <= driver->read_id; i++) {
+            struct read_wait *wait = read_at(driver, i);
+            if (wait->id == 0 || wait->id > id)
+                break;
+            if (wait->index == 0)
+                wait->index = u64_max(ready->reads[r].index, 1);
+        }
+    }
 }
 
 /* In order: an index asked for later is never lower. */
@@ -276,7 +281,7 @@ static void leadership_changed(struct raft_driver *driver, const struct raft_rea
     atomic_store_explicit(&shared->leader, ready->leader, memory_order_release);
     log_info("leadership changed", LOG_TEXT("role", raft_role_name(ready->role)),
              LOG_HEX("leader", ready->leader), LOG_U64("term", ready->term));
-    reads_void(driver);
+    reads_ask_again(driver);
     forward_restart(driver->node->peers->forward);
 }
 
@@ -381,9 +386,8 @@ static void on_timer(struct timer *timer)
     reads_expire(driver, now_ns);
     failover_watch_disk(&driver->node->peers->failover, now_ns,
                         driver->issued_oldest == NULL ? 0 : driver->issued_oldest->issued_ns);
-    if (driver->reads_count > 0 && read_at(driver, 0)->index == 0 &&
-        now_ns - driver->read_asked_ns > READ_RETRY_NS)
-        reads_void(driver);
+    if (now_ns - driver->read_asked_ns > READ_RETRY_NS)
+        reads_ask_again(driver);
     uint64_t next_ns = raft_deadline_ns(&driver->raft);
     timer_start(core_timers(driver->core), timer,
                 u64_min(u64_max(next_ns, now_ns + NS_PER_MS), now_ns + 100 * NS_PER_MS));

@@ -1,6 +1,6 @@
 /* Whole members in situations that seeds seldom make: both ways to be told to stop at once, an
- * answer to the process before, a log that is damaged where nobody would look, and where the others
- * no longer have it. */
+ * answer to the process before, one that is late or lost, a log that is damaged where nobody would
+ * look, and where the others no longer have it. */
 #include "server/message.h"
 #include "server/repair.h"
 #include "storage/lsm/lsm.h"
@@ -135,10 +135,11 @@ Test(situations, who_is_told_to_stop_does_not_start_again)
 
 /* ---- reads ---------------------------------------------------------------------------------- */
 
-/* Of one linearizable read: what its member had executed when it was allowed. */
+/* Of the newest linearizable read that was allowed: what its member had executed then. */
 static struct {
     bool allowed;
     int error;
+    uint64_t batch;
     uint64_t applied;
 } read_result;
 
@@ -148,14 +149,15 @@ static void on_read_allowed(void *context, struct core *core maybe_unused,
     const struct machine *machine = context;
     read_result.allowed = true;
     read_result.error = (int)(int64_t)message->word[1];
+    read_result.batch = message->word[0];
     read_result.applied = raft_of(machine)->log.applied_index;
 }
 
-/* As a connection core asks for a batch of its reads. */
+/* As a connection core asks for a batch of its reads, with its number. */
 static void ask_to_read(struct machine *machine)
 {
     struct core *core = core_current();
-    struct mesh_message message = {.kind = MESSAGE_READ_INDEX, .word = {1}};
+    struct mesh_message message = {.kind = MESSAGE_READ_INDEX, .word = {machine->argument}};
     read_result.allowed = false;
     core_handle(core, MESSAGE_READ_INDEX_DONE, on_read_allowed, machine);
     core_post(core, machine->node->map.raft, &message);
@@ -174,7 +176,7 @@ Test(situations, an_answer_to_the_process_before_allows_no_read)
         struct machine *other = &group->machines[leader == &group->machines[2] ? 1 : 2];
         const struct raft *raft = raft_of(leader);
         block(group, other, leader, BLOCK_MS * NS_PER_MS); /* nobody confirms the leadership */
-        run_on(group, asker, ask_to_read, 0);
+        run_on(group, asker, ask_to_read, 1);
         run_until(group, raft->reads_count == 1);
         uint64_t asked_at = raft->log.committed_index;
         kill_machine(asker);
@@ -188,11 +190,79 @@ Test(situations, an_answer_to_the_process_before_allows_no_read)
         run_until(group, raft_of(asker) != NULL && raft_of(asker)->leader != 0);
         uint64_t committed = raft->log.committed_index;
         cr_assert(committed > asked_at && raft_of(asker)->log.applied_index < committed);
-        run_on(group, asker, ask_to_read, 0);
+        run_on(group, asker, ask_to_read, 1);
         cr_assert(group->world.now_ns < arrives_ns, "the answer came too early for this test");
         run_until(group, read_result.allowed);
         cr_expect_eq(read_result.error, 0);
         cr_expect_geq(read_result.applied, committed, "seed %lu", (unsigned long)seed);
+        group_destroy(group);
+    }
+}
+
+/* No question of another member has room here until these are confirmed. Nobody asked them: the
+ * answers are to no question of this member either. */
+static void fill_read_queue(struct machine *machine)
+{
+    struct raft *raft = &machine->node->raft->raft;
+    while (raft_read_index(raft, UINT64_MAX) == 0)
+        ;
+    cr_assert_eq(raft->reads_count, raft->options.reads_max);
+}
+
+/* Exactly one question is lost and nothing else happens. The next one answers its read, or, when no
+ * more reads come, the same read asks once more. */
+Test(situations, a_lost_question_delays_one_read_and_no_later_one)
+{
+    enum { SLOW_MS = 150, PAUSE_MS = 100, RETRY_MS = 700 };
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *leader = leader_of(group);
+        struct machine *asker = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        struct machine *other = &group->machines[leader == &group->machines[2] ? 1 : 2];
+        const struct raft *raft = raft_of(leader);
+        uint64_t reads = seed % 2 == 0 ? 10 : 1;
+        read_result.batch = 0;
+        path(group, leader, asker, SLOW_MS * NS_PER_MS); /* confirmations take that long */
+        path(group, leader, other, SLOW_MS * NS_PER_MS);
+        run_on(group, leader, fill_read_queue, 0);
+        uint64_t term = raft->term, stepped = leader->node->peers->counters.stepped;
+        run_on(group, asker, ask_to_read, 1);
+        run_for(group, PAUSE_MS * NS_PER_MS);
+        cr_assert_eq(raft->reads_count, raft->options.reads_max, "there was room for the question");
+        cr_assert_gt(leader->node->peers->counters.stepped, stepped);
+        path(group, leader, asker, 0);
+        path(group, leader, other, 0);
+        run_until(group, raft->reads_count == 0);
+        for (uint64_t batch = 2; batch <= reads; batch++) {
+            run_on(group, asker, ask_to_read, batch);
+            run_for(group, PAUSE_MS * NS_PER_MS);
+            cr_expect_eq(read_result.batch, batch, "seed %lu", (unsigned long)seed);
+        }
+        if (reads == 1)
+            run_for(group, RETRY_MS * NS_PER_MS);
+        cr_expect_eq(read_result.batch, reads, "seed %lu", (unsigned long)seed);
+        cr_expect_eq(read_result.error, 0);
+        cr_assert_eq(raft->term, term, "another leader's answers prove nothing here");
+        group_destroy(group);
+    }
+}
+
+/* It comes when the question was put again already, each time: it is an answer all the same. */
+Test(situations, an_answer_that_takes_longer_than_the_next_question_is_one)
+{
+    enum { SLOW_MS = 600 };
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *leader = leader_of(group);
+        struct machine *asker = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        path(group, leader, asker, SLOW_MS * NS_PER_MS);
+        read_result.batch = 0;
+        run_on(group, asker, ask_to_read, 1);
+        run_for(group, 2 * SLOW_MS * NS_PER_MS);
+        cr_expect_eq(read_result.batch, 1, "seed %lu", (unsigned long)seed);
+        cr_expect_eq(read_result.error, 0);
         group_destroy(group);
     }
 }
