@@ -384,6 +384,7 @@ static enum fault_answer answer_to(struct repair *repair, const struct question 
     }
     if (term != request->term)
         return FAULT_ANSWER_NEVER;
+    invariant(own->term == term);
     return own->proven ? FAULT_ANSWER_LOST : FAULT_ANSWER_UNSURE;
 }
 
@@ -465,6 +466,7 @@ int repair_requested(struct repair *repair, const struct peer_input *input)
     int error = peer_codec_decode_repair_request(input, &question.request);
     if (error < 0)
         return error;
+    forget_gone(repair); /* publish() may not have run since; what is said may be final */
     enum fault_answer answer = answer_to(repair, &question);
     if (answer != FAULT_ANSWER_ENTRIES) {
         answer_send(repair, &question, answer, NULL, 0);

@@ -1,7 +1,9 @@
 /* Whole members in situations that seeds seldom make: both ways to be told to stop at once, an
  * answer to the process before, one that is late or lost, a log that is damaged where nobody would
- * look, and where the others no longer have it. */
+ * look, where the others no longer have it, and where another leader just replaced it. */
 #include "server/message.h"
+#include "server/peer_codec.h"
+#include "server/proposal.h"
 #include "server/repair.h"
 #include "storage/lsm/lsm.h"
 #include "tests/sim/small_group.h"
@@ -18,6 +20,26 @@ static void write_entries(struct machine *machine)
         const struct member *own = member_find(&node->membership.set, node->identity.member_id);
         struct member again = {.id = own->id, .peer = own->peer};
         cr_assert_eq(member_request(node, REQUEST_MEMBER_UPDATE, &again), 0);
+    }
+}
+
+static void proposal_over(struct proposal *proposal)
+{
+    proposal_destroy(proposal);
+}
+
+/* So many entries, of a leader that nobody hears: each is a block of its log, and stays alone. */
+static void propose_entries(struct machine *machine)
+{
+    struct node *node = machine->node;
+    for (uint64_t i = 0; i < machine->argument; i++) {
+        const struct member *own = member_find(&node->membership.set, node->identity.member_id);
+        struct proposal *proposal = member_request_make(node, REQUEST_MEMBER_UPDATE, own);
+        cr_assert_not_null(proposal);
+        proposal->done = proposal_over;
+        proposal->deadline_ns = core_now_ns(core_current()) + LIMIT_S * NS_PER_S;
+        pending_add(&node->raft->pending, proposal);
+        fiber_sleep_until(core_now_ns(core_current()) + 5 * NS_PER_MS);
     }
 }
 
@@ -329,6 +351,90 @@ Test(situations, a_repair_of_what_the_leader_no_longer_has_is_a_snapshot)
         group_destroy(group);
     }
     cr_expect_gt(installs, 0);
+}
+
+/* A damaged entry that is not applied, and what another leader put in its place. */
+static struct {
+    uint64_t index, term, replaced_by;
+    uint64_t served, asked;
+} replaced;
+
+/* Until the lowest damage is replaced, or there is none any more. */
+static bool is_replaced(struct group *group, const struct machine *machine)
+{
+    const struct raft *raft = raft_of(machine);
+    if (raft == NULL || machine->node->repair == NULL)
+        return false;
+    const struct raft_log *log = &raft->log;
+    if (log->faulty_index != 0) {
+        replaced.index = log->faulty_index;
+        cr_assert_eq(raft_log_term(log, replaced.index, &replaced.term), 0);
+        replaced.replaced_by = replaced.term;
+    } else if (replaced.index != 0 && replaced.index <= log->last_index) {
+        cr_assert_eq(raft_log_term(log, replaced.index, &replaced.replaced_by), 0);
+    }
+    return replaced.replaced_by != replaced.term || is_whole(group, machine);
+}
+
+/* As another member does that lost its copy of the new entry; in time means before this one looked
+ * through its list of damage. */
+static void ask_for_replaced(struct machine *machine)
+{
+    struct node *node = machine->node;
+    const struct repair_stats *stats = repair_stats(node->repair);
+    struct peer_repair_request request = {
+        .first = replaced.index, .last = replaced.index, .term = replaced.replaced_by};
+    uint8_t meta[PEER_REPAIR_REQUEST_BYTES];
+    struct peer_input input = {.header = {.kind = PEER_MESSAGE_REPAIR_REQUEST,
+                                          .from = node->raft->raft.leader,
+                                          .meta_bytes = sizeof(meta)},
+                               .meta = meta};
+    if (stats->faulty == 0 ||
+        !peers_connected(node->peers->peers, node->raft->raft.leader, PEER_LANE_BULK))
+        return;
+    uint64_t before = stats->served;
+    peer_codec_encode_repair_request(meta, &request);
+    cr_assert_eq(repair_requested(node->repair, &input), 0);
+    replaced.asked++;
+    replaced.served += stats->served - before;
+}
+
+/* The damage is gone with the entry, at once: a member that asks now gets the good one. */
+Test(situations, what_replaced_a_damaged_entry_is_given_to_others)
+{
+    enum { SLOW_MS = 150, PAGES = 8 };
+    memset(&replaced, 0, sizeof(replaced));
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *damaged = leader_of(group);
+        const struct raft_log *log = &raft_of(damaged)->log;
+        replaced.index = replaced.term = replaced.replaced_by = 0;
+        run_on(group, damaged, flush_and_release, 0);
+        for (uint32_t i = 0; i < MACHINES; i++)
+            if (&group->machines[i] != damaged)
+                block(group, damaged, &group->machines[i], LIMIT_S * NS_PER_S);
+        run_on(group, damaged, propose_entries, ENTRIES);
+        run_until(group, log->durable_index == log->last_index);
+        cr_assert_geq(log->last_index, log->committed_index + ENTRIES);
+        kill_machine(damaged);
+        for (uint32_t i = 0; i < PAGES; i++)
+            damage_log(damaged);
+        run_until(group, leader_of(group) != NULL);
+        run_on(group, leader_of(group), write_entries, 2 * ENTRIES);
+        for (uint32_t i = 0; i < MACHINES; i++) {
+            block(group, damaged, &group->machines[i], 0);
+            path(group, &group->machines[i], damaged, SLOW_MS * NS_PER_MS);
+        }
+        boot(damaged);
+        run_until(group, is_replaced(group, damaged));
+        if (replaced.replaced_by != replaced.term)
+            run_on(group, damaged, ask_for_replaced, 0);
+        run_until(group, is_whole(group, damaged));
+        group_destroy(group);
+    }
+    cr_expect_gt(replaced.asked, 0);
+    cr_expect_eq(replaced.served, replaced.asked);
 }
 
 /* Nobody answers, for as long as it takes: it waits, and leaves the processor to others. */
