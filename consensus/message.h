@@ -51,6 +51,9 @@ enum raft_message_kind { /* numbers are on the wire: never renumber */
                          RAFT_MESSAGE_READ_INDEX_RESPONSE = 13,
 };
 
+/* More elections than there can be; no arithmetic with a term overflows below it. */
+#define RAFT_TERM_MAX ((uint64_t)1 << 62)
+
 /* What a snapshot stands for. Its bytes travel beside the messages. */
 struct raft_snapshot {
     uint64_t index; /* last entry it contains */

@@ -310,7 +310,7 @@ static int message_check(const struct raft *raft, const struct raft_message *mes
         return ERR_MALFORMED;
     bool termless =
         message->kind == RAFT_MESSAGE_TRANSFER || message->kind == RAFT_MESSAGE_READ_INDEX;
-    if (termless != (message->term == 0))
+    if (termless != (message->term == 0) || message->term > RAFT_TERM_MAX)
         return ERR_MALFORMED;
     if (message_is_answer(message) && raft_peer_find(raft, message->from) == NULL)
         return ERR_NOT_FOUND;
@@ -477,7 +477,7 @@ void raft_set_faulty(struct raft *raft, uint64_t index)
 bool raft_burn_term(struct raft *raft, uint64_t term, uint64_t asker)
 {
     if (raft->role == RAFT_ROLE_LEADER || raft->leader != 0 || term <= raft->term ||
-        raft_holds_vote(raft))
+        term > RAFT_TERM_MAX || raft_holds_vote(raft))
         return false;
     raft_become_follower(raft, term, 0);
     raft->vote = asker;

@@ -203,7 +203,7 @@ int peer_codec_decode_repair_request(const struct peer_input *input,
                                             .burn = le64_load(meta + 24),
                                             .wanted = le32_load(meta + 32) == 1};
     bool sound = request->first > 0 && request->first <= request->last &&
-                 request->last < UINT64_MAX && request->term > 0;
+                 request->last < UINT64_MAX && request->term > 0 && request->burn <= RAFT_TERM_MAX;
     return sound ? 0 : ERR_MALFORMED;
 }
 
@@ -244,7 +244,7 @@ int peer_codec_decode_repair_answer(const struct peer_input *input,
                                           .count = le32_load(meta + 36)};
     if (le32_load(meta + 32) >= FAULT_ANSWER_COUNT || answer->count > PEER_ENTRIES_MAX ||
         (answer->count > 0) != (answer->answer == FAULT_ANSWER_ENTRIES) || answer->first == 0 ||
-        answer->first > UINT64_MAX - 1 - answer->count ||
+        answer->first > UINT64_MAX - 1 - answer->count || answer->own_term > RAFT_TERM_MAX ||
         input->header.meta_bytes != peer_codec_repair_answer_bytes(answer->count))
         return ERR_MALFORMED;
     int error = decode_entries(input, meta + REPAIR_ANSWER_FIXED_BYTES, entries, answer->count,

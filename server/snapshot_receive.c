@@ -196,7 +196,8 @@ static int check_space(const struct snapshot_receive *receive)
     uint64_t missing = receive->files.bytes - receive->written, free_bytes, total_bytes;
     int error = reactor_disk_space(core_reactor(receive->core), receive->data_dir, &free_bytes,
                                    &total_bytes);
-    if (error < 0 || free_bytes >= missing + SNAPSHOT_SPACE_SPARE)
+    if (error < 0 ||
+        (free_bytes >= SNAPSHOT_SPACE_SPARE && free_bytes - SNAPSHOT_SPACE_SPARE >= missing))
         return error;
     log_warn("no room for a snapshot: free space on the disk of the data directory",
              LOG_U64("bytes", missing), LOG_U64("free_bytes", free_bytes));
