@@ -87,9 +87,10 @@ void connection_partial_drop(struct connection *connection)
 void connection_update_pause(struct connection *connection)
 {
     const struct rpc_server_options *options = &connection->server->options;
-    uint64_t queued_bytes = connection->out.bytes;
     /* HTTP/2 delays requests instead: what frees its queues are frames still to be read. */
-    uint32_t call_count = connection->protocol == &connection_http2 ? 0 : connection->call_count;
+    bool is_http2 = connection->protocol == &connection_http2;
+    uint64_t queued_bytes = connection->out.bytes + (is_http2 ? 0 : connection->built_bytes);
+    uint32_t call_count = is_http2 ? 0 : connection->call_count;
     bool over = connection->held || call_count >= options->calls_per_connection_max ||
                 queued_bytes >= options->queued_bytes_per_connection_max;
     bool under = !connection->held && call_count <= options->calls_per_connection_max / 2 &&
@@ -224,7 +225,7 @@ void connection_close(struct connection *connection)
         rpc_call_cancel(connection->calls);
     if (connection->protocol != NULL)
         connection->protocol->stop(connection);
-    invariant(connection->call_count == 0);
+    invariant(connection->call_count == 0 && connection->built_bytes == 0);
     connection_partial_drop(connection);
     free(connection->token);
     connection->token = NULL;

@@ -84,7 +84,8 @@ bool http2_is_full(const struct http2 *http2)
 {
     const struct rpc_server_options *options = &http2->connection->server->options;
     return http2->active_count >= options->calls_per_connection_max ||
-           http2->queued_bytes >= options->queued_bytes_per_connection_max;
+           http2->queued_bytes + http2->connection->built_bytes >=
+               options->queued_bytes_per_connection_max;
 }
 
 void grpc_stream_undelay(struct grpc_stream *stream)

@@ -106,6 +106,7 @@ struct rpc_call {
     struct rpc_call *deadline_next, *deadline_previous;
     uint64_t request_id;    /* native frames: the client's */
     uint32_t charged_bytes; /* part of server->request_bytes */
+    uint32_t built_bytes;   /* part of connection->built_bytes and server->built_bytes */
     int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max);
     uint64_t source_bytes_left;
     uint64_t moved_ns;    /* since when the client owes the next PARTIAL_PROGRESS_BYTES */
@@ -146,6 +147,15 @@ void rpc_reply_end(struct rpc_call *call, size_t bytes);
 void rpc_reply_source(struct rpc_call *call, uint64_t total_bytes,
                       int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max));
 void rpc_resume(struct rpc_call *call); /* after RPC_SOURCE_WAIT: ask again */
+
+/* As rpc_reply_source(), for a message that lies whole in memory until `released`; its source never
+ * waits. Counts among the unsent bytes of the connection, above whose limit requests wait. */
+void rpc_reply_built(struct rpc_call *call, uint64_t total_bytes,
+                     int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max));
+
+/* False: such replies would hold more than built_bytes_max of the core. Calls in flight are over
+ * the limits of their connections together, so the handler has to do without. */
+must_check bool rpc_may_build(const struct rpc_call *call, uint64_t bytes);
 
 void rpc_fail(struct rpc_call *call, int error); /* status and text of core/err.h */
 void rpc_fail_text(struct rpc_call *call, enum grpc_status status, const char *text);
@@ -219,6 +229,7 @@ struct rpc_server_options {
                                   * or of one large reply; 0: 60 s */
     uint64_t partial_bytes_max;  /* sum of incomplete requests on this core; 0: 128 MiB */
     uint64_t flight_bytes_max;   /* sum of requests in flight on this core; 0: 128 MiB */
+    uint64_t built_bytes_max;    /* sum of rpc_reply_built() on this core; 0: 128 MiB */
 };
 
 /* Plain counters of the server's core, for metrics_register(). */

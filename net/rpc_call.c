@@ -92,6 +92,7 @@ static void rpc_options_fill(struct rpc_server_options *options)
     FILL(stalled_timeout_ns, 60 * NS_PER_S);
     FILL(partial_bytes_max, 128 * MIB);
     FILL(flight_bytes_max, 128 * MIB);
+    FILL(built_bytes_max, 128 * MIB);
 #undef FILL
 }
 
@@ -111,6 +112,7 @@ int rpc_server_init(struct rpc_server *server, const struct rpc_server_options *
 void rpc_server_deinit(struct rpc_server *server)
 {
     invariant(server->connections == NULL && queue_is_empty(&server->dirty));
+    invariant(server->built_bytes == 0);
     invariant(server->calls_live == 0 && server->deadlines == NULL);
     while (server->free_calls != NULL) {
         struct rpc_call *call = server->free_calls;
@@ -257,6 +259,15 @@ void rpc_call_set_deadline(struct rpc_call *call, uint64_t deadline_ns)
     server->deadlines = call;
 }
 
+static void rpc_call_uncount_built(struct rpc_call *call)
+{
+    invariant(call->connection->built_bytes >= call->built_bytes);
+    invariant(call->server->built_bytes >= call->built_bytes);
+    call->connection->built_bytes -= call->built_bytes;
+    call->server->built_bytes -= call->built_bytes;
+    call->built_bytes = 0;
+}
+
 void rpc_call_detach(struct rpc_call *call)
 {
     struct connection *connection = call->connection;
@@ -279,6 +290,8 @@ void rpc_call_detach(struct rpc_call *call)
         if (call->deadline_next != NULL)
             call->deadline_next->deadline_previous = call->deadline_previous;
     }
+    if (unlikely(call->state == RPC_CALL_SOURCE))
+        rpc_call_uncount_built(call);
     call->next = call->previous = NULL;
     call->deadline_next = call->deadline_previous = NULL;
     call->connection = NULL;
@@ -422,6 +435,24 @@ void rpc_reply_source(struct rpc_call *call, uint64_t total_bytes,
     call->moved_ns = call->server->now_ns;
     call->server->stats.messages_sent[call->method->id]++;
     call->ops->source(call);
+}
+
+void rpc_reply_built(struct rpc_call *call, uint64_t total_bytes,
+                     int64_t (*source)(struct rpc_call *call, uint8_t *to, size_t bytes_max))
+{
+    invariant(total_bytes > 0);
+    if (call->ops != NULL && total_bytes <= UINT32_MAX) {
+        call->built_bytes = (uint32_t)total_bytes;
+        call->connection->built_bytes += total_bytes;
+        call->server->built_bytes += total_bytes;
+    }
+    rpc_reply_source(call, total_bytes, source);
+}
+
+bool rpc_may_build(const struct rpc_call *call, uint64_t bytes)
+{
+    const struct rpc_server *server = call->server;
+    return server->built_bytes + bytes <= server->options.built_bytes_max;
 }
 
 void rpc_resume(struct rpc_call *call)

@@ -14,6 +14,7 @@
  * C2  call_count is the length of `calls`.
  * C3  after `closed` no protocol code runs and no call is attached.
  * C4  partial_bytes <= partial_max, and server->partial_bytes counts every partial_max.
+ * C5  built_bytes is the sum over `calls`, and server->built_bytes that over its connections.
  */
 #ifndef NET_RPC_INTERNAL_H
 #define NET_RPC_INTERNAL_H
@@ -100,8 +101,9 @@ struct connection {
     uint64_t deadline_bytes; /* received_bytes when it was set */
     uint64_t received_bytes;
     uint64_t heard_ns;
-    uint64_t taken_ns; /* when the peer last took output, or there was none */
-    uint8_t *token;    /* native connections */
+    uint64_t taken_ns;    /* when the peer last took output, or there was none */
+    uint64_t built_bytes; /* C5 */
+    uint8_t *token;       /* native connections */
     uint32_t token_bytes;
     struct io_socket socket;
     struct io_op send_op;
@@ -135,6 +137,7 @@ struct rpc_server {
     struct rpc_call *deadlines, *deadline_walk;
     uint64_t partial_bytes;
     uint64_t request_bytes; /* of calls in flight; see rpc_call_charge() */
+    uint64_t built_bytes;   /* of replies; see rpc_reply_built() */
     struct timer tick;
     uint32_t sockets;     /* descriptors owned, those being closed included */
     uint64_t shutdown_ns; /* connections are cut then; 0: not shutting down */

@@ -19,7 +19,7 @@
 /* ---- replies -------------------------------------------------------------------------------- */
 
 /* A reply too large for the connection's buffer: built once, then copied out as the window opens.
- */
+ * The connection counts it. The reply to a write is owed whatever it takes: the write is done. */
 struct built_reply {
     size_t bytes, sent;
     uint8_t data[];
@@ -60,7 +60,7 @@ static void reply_end(struct rpc_call *call, size_t bytes)
     if (likely(bytes <= RPC_REPLY_DIRECT_BYTES))
         rpc_reply_end(call, bytes);
     else
-        rpc_reply_source(call, bytes, built_source);
+        rpc_reply_built(call, bytes, built_source);
 }
 
 static void reply_put(struct rpc_call *call, const struct mvcc_put_result *result)
@@ -87,10 +87,14 @@ static void reply_delete(struct rpc_call *call, const struct mvcc_delete_result 
     reply_end(call, bytes);
 }
 
-static void reply_txn(struct rpc_call *call, const struct mvcc_txn_result *result)
+static void reply_txn(struct rpc_call *call, const struct mvcc_txn_result *result, bool is_read)
 {
     struct kv_header header = frontend_header(call_frontend(call));
     size_t bytes = kv_txn_response_bytes(&header, result);
+    if (unlikely(bytes > RPC_REPLY_DIRECT_BYTES) && is_read && !rpc_may_build(call, bytes)) {
+        rpc_fail(call, ERR_TOO_MANY_REQUESTS);
+        return;
+    }
     uint8_t *to = reply_begin(call, bytes);
     if (to == NULL)
         return;
@@ -143,7 +147,8 @@ static void reply_get(struct rpc_call *call, const struct mvcc_range_request *re
     reply_end(call, bytes);
 }
 
-/* Answers from memory. False: the disk is needed. */
+/* Answers from memory. False: the disk is needed, or a reply that is read as the client takes it.
+ */
 static bool get_now(struct rpc_call *call, const struct mvcc_range_request *request)
 {
     struct frontend *frontend = call_frontend(call);
@@ -155,6 +160,11 @@ static bool get_now(struct rpc_call *call, const struct mvcc_range_request *requ
     if (found < 0) {
         rpc_fail(call, found);
         return true;
+    }
+    if (found == 1 && unlikely(kv.value.size > RPC_REPLY_DIRECT_BYTES) &&
+        !rpc_may_build(call, kv.value.size)) {
+        mvcc_reader_unpin(frontend->reader);
+        return false;
     }
     if (found == 1) {
         reply_get(call, request, &kv, revision);
@@ -320,7 +330,7 @@ static void txn_read_run(void *argument)
     if (error < 0)
         rpc_fail(call, error);
     else
-        reply_txn(call, &result);
+        reply_txn(call, &result, true);
     arena_deinit(&arena);
 }
 
@@ -441,7 +451,7 @@ void frontend_answer(struct rpc_call *call, struct proposal *proposal)
         reply_delete(call, &proposal->result.del);
         break;
     case REQUEST_TXN:
-        reply_txn(call, &proposal->result.txn);
+        reply_txn(call, &proposal->result.txn, false);
         break;
     case REQUEST_COMPACT:
         answer_compact(call, proposal->result.revision);

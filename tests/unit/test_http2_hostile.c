@@ -65,7 +65,8 @@ static void handle_stream(struct rpc_call *call)
     stream_writable(call);
 }
 
-#define BIG_BYTES (100 * MIB)
+#define BIG_BYTES   (100 * MIB)
+#define BUILT_BYTES (3 * MIB / 2)
 
 /* Every piece has a byte of its own, so that one which is lost or twice there is seen. */
 static uint8_t pulled_byte(uint64_t piece)
@@ -93,6 +94,12 @@ static void handle_big(struct rpc_call *call)
     rpc_reply_source(call, BIG_BYTES, pull);
 }
 
+static void handle_built(struct rpc_call *call)
+{
+    handled++;
+    rpc_reply_built(call, BUILT_BYTES, pull);
+}
+
 static void handle_list(struct rpc_call *call)
 {
     call->canceled = chain_canceled;
@@ -109,6 +116,7 @@ static const struct rpc_method methods[] = {
     {.path = "/t.T/Stream", .id = 4, .kind = RPC_BIDI, .handle = handle_stream},
     {.path = "/t.T/Big", .id = 5, .handle = handle_big},
     {.path = "/t.T/List", .id = 6, .kind = RPC_SERVER_STREAM, .handle = handle_list},
+    {.path = "/t.T/Built", .id = 7, .handle = handle_built},
 };
 
 static void world_open(const struct rpc_server_options *extra)
@@ -426,8 +434,15 @@ Test(http2_hostile, floods_end_or_are_bounded)
     }
 }
 
-/* ---- large windows -----------------------------------------------------------------------------
+/* ---- windows -----------------------------------------------------------------------------
  */
+
+static void set_initial_window(uint32_t bytes)
+{
+    uint8_t setting[6] = {0, 4};
+    be32_store(setting + 2, bytes);
+    send_frame(FRAME_SETTINGS, 0, 0, setting, sizeof(setting));
+}
 
 /* Takes what waits in the output, whole frames as a flush leaves them, and looks at the DATA of
  * stream 1. True: its trailers were there. */
@@ -459,11 +474,10 @@ static bool take_big(uint64_t *taken)
 
 Test(http2_hostile, a_huge_window_is_filled_piece_by_piece)
 {
-    static const uint8_t window[] = {0, 4, 0x7f, 0xff, 0xff, 0xff}; /* INITIAL_WINDOW_SIZE */
     uint64_t taken = 0;
     bool ended = false;
     world_open(NULL);
-    send_frame(FRAME_SETTINGS, 0, 0, window, sizeof(window));
+    set_initial_window(INT32_MAX);
     send_window(0, INT32_MAX - 65535);
     send_request(1, "/t.T/Big");
     for (int round = 0; round < 1000 && !ended; round++) {
@@ -473,5 +487,36 @@ Test(http2_hostile, a_huge_window_is_filled_piece_by_piece)
     }
     cr_expect(ended);
     cr_expect_eq(taken, GRPC_PREFIX_BYTES + BIG_BYTES);
+    world_close();
+}
+
+Test(http2_hostile, replies_are_not_built_far_ahead_of_a_client_without_a_window)
+{
+    enum { REQUESTS = 100 };
+    world_open(NULL);
+    set_initial_window(0);
+    for (uint32_t i = 0; i < REQUESTS; i++)
+        send_request(2 * i + 1, "/t.T/Built");
+    flush(true);
+    cr_expect_eq(handled, 3, "the limit is 4 MiB: %u", handled);
+    cr_expect_eq(connection.built_bytes, handled * BUILT_BYTES);
+    cr_expect_eq(server.built_bytes, connection.built_bytes);
+    cr_expect_not(connection.paused, "window updates must still be read");
+    static const uint8_t cancel[4] = {0, 0, 0, 8};
+    send_frame(FRAME_RST_STREAM, 0, 1, cancel, sizeof(cancel));
+    flush(true);
+    cr_expect_eq(handled, 4, "one in the place of that which is gone");
+    server.now_ns += 60 * NS_PER_S;
+    connection_tick(&connection);
+    flush(true);
+    cr_expect_eq(handled, 7, "nothing was taken for a minute");
+    set_initial_window(INT32_MAX);
+    send_window(0, INT32_MAX - 65535);
+    for (uint32_t round = 0; round < 10000 && server.calls_live > 0; round++) {
+        flush(true);
+        cr_assert_leq(connection.built_bytes, 4 * MIB + BUILT_BYTES);
+    }
+    cr_expect_eq(server.stats.handled[7][GRPC_OK], REQUESTS - 4);
+    cr_expect_eq(connection.built_bytes, 0);
     world_close();
 }

@@ -47,6 +47,20 @@ static void handle_big(struct rpc_call *call)
     rpc_reply_source(call, BIG_BYTES, pull);
 }
 
+static int64_t pull_built(struct rpc_call *call maybe_unused, uint8_t *to, size_t bytes_max)
+{
+    memset(to, 'b', bytes_max);
+    return (int64_t)bytes_max;
+}
+
+static uint32_t built_count;
+
+static void handle_built(struct rpc_call *call)
+{
+    built_count++;
+    rpc_reply_built(call, BIG_BYTES, pull_built);
+}
+
 static void bidi_message(struct rpc_call *call, struct bytes message)
 {
     message_count++;
@@ -89,6 +103,7 @@ static const struct rpc_method methods[] = {
     {.native = 3, .id = 3, .handle = handle_big},
     {.native = 4, .id = 4, .kind = RPC_BIDI, .handle = handle_bidi},
     {.native = 5, .id = 5, .handle = handle_token},
+    {.native = 6, .id = 7, .handle = handle_built},
     {.native = 100, .id = 6, .ports = RPC_PORT_ADMIN, .handle = handle_echo},
 };
 
@@ -287,6 +302,28 @@ Test(native_server, reading_pauses_above_the_calls_limit_and_goes_on)
     rpc_reply(held[3], held[3]->request);
     for (int i = 0; i < 4; i++)
         cr_expect(reply(&frame));
+    end();
+}
+
+Test(native_server, reading_pauses_while_built_replies_wait)
+{
+    enum { REQUESTS = 10 };
+    uint8_t wire[512];
+    struct native_frame frame;
+    size_t bytes = 0;
+    uint32_t answered = 0;
+    begin(&(struct rpc_server_options){.queued_bytes_per_connection_max = 3 * BIG_BYTES});
+    for (uint64_t id = 1; id <= REQUESTS; id++)
+        bytes += put(wire + bytes, id, 6, 0, "");
+    connection_input(&connection, wire, bytes);
+    cr_expect_eq(built_count, 3);
+    cr_expect_eq(connection.built_bytes, 3 * BIG_BYTES);
+    cr_expect(connection.paused);
+    while (reply(&frame))
+        answered += (frame.flags & NATIVE_FLAG_PART) == 0;
+    cr_expect_eq(answered, REQUESTS);
+    cr_expect_eq(connection.built_bytes, 0);
+    cr_expect_not(connection.paused);
     end();
 }
 

@@ -6,16 +6,18 @@
 #include "server/frontend.h"
 #include "server/node_private.h"
 #include "server/range_stream.h"
+#include "server/service_table.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
 #include "tests/unit/http2_raw.h"
 
 /*
  * Ranges larger than a client's window, of clients that go away or take nothing: whatever happens,
- * the fiber ends, the call goes home, and the view of the store is let go.
+ * the fiber ends, the call goes home, and the view of the store is let go. And large replies that
+ * are built at once, as long as there is room for them.
  */
 
-enum { KEYS = 300, VALUE_BYTES = 10000, MESSAGE_KIND_BASE = 8 };
+enum { KEYS = 300, VALUE_BYTES = 10000, LARGE_VALUE_BYTES = 200000, MESSAGE_KIND_BASE = 8 };
 
 static struct core *core;
 static struct mesh *mesh;
@@ -51,6 +53,11 @@ static const struct rpc_method methods[] = {
     {.path = "/t.T/RangeStream", .id = 2, .kind = RPC_SERVER_STREAM, .handle = handle_messages},
 };
 
+static const struct rpc_method kv_methods[] = {
+    {.path = "/t.T/Get", .id = 1, .handle = kv_service_range},
+    {.path = "/t.T/Txn", .id = 2, .handle = kv_service_txn},
+};
+
 static bool no_lease(void *context maybe_unused, int64_t lease maybe_unused)
 {
     return false;
@@ -58,14 +65,16 @@ static bool no_lease(void *context maybe_unused, int64_t lease maybe_unused)
 
 static void store_fill(void)
 {
-    static uint8_t value[VALUE_BYTES];
+    static uint8_t value[LARGE_VALUE_BYTES];
     struct arena arena;
     arena_init(&arena, 0);
-    for (uint32_t i = 0; i < KEYS; i++) {
-        char key[16];
-        snprintf(key, sizeof(key), "key%05u", i);
-        struct mvcc_put_request put = {.key = bytes_from_text(key),
-                                       .value = bytes_make(value, sizeof(value))};
+    for (uint32_t i = 0; i <= KEYS; i++) {
+        char key[16] = "big";
+        if (i < KEYS)
+            snprintf(key, sizeof(key), "key%05u", i);
+        struct mvcc_put_request put = {
+            .key = bytes_from_text(key),
+            .value = bytes_make(value, i < KEYS ? VALUE_BYTES : LARGE_VALUE_BYTES)};
         struct mvcc_put_result result;
         cr_assert_eq(mvcc_apply_put(mvcc, &put, &arena, &result), 0);
         arena_reset(&arena);
@@ -153,6 +162,45 @@ static void client_reads_on(void)
     }
 }
 
+/* A serializable Get of "big", alone and in a transaction. */
+static void stories_of_large_values(void)
+{
+    static const uint8_t get[] = {0x0a, 3, 'b', 'i', 'g', 0x38, 1};
+    static const uint8_t txn[] = {0x12, 9, 0x0a, 7, 0x0a, 3, 'b', 'i', 'g', 0x38, 1};
+    const struct {
+        const char *why, *path;
+        struct bytes request;
+        uint64_t built_bytes_max;
+        bool is_built, is_refused;
+    } cases[] = {
+        {"built", "/t.T/Get", bytes_make(get, sizeof(get)), 0, true, false},
+        {"streamed without room", "/t.T/Get", bytes_make(get, sizeof(get)), 1, false, false},
+        {"built", "/t.T/Txn", bytes_make(txn, sizeof(txn)), 0, true, false},
+        {"refused without room", "/t.T/Txn", bytes_make(txn, sizeof(txn)), 1, false, true},
+    };
+    static struct config config = {.max_txn_ops = 128};
+    node.config = &config;
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct rpc_server_options options = {.methods = kv_methods,
+                                             .method_count = ARRAY_COUNT(kv_methods),
+                                             .service = &frontend,
+                                             .built_bytes_max = cases[i].built_bytes_max};
+        raw_open(&options);
+        send_message(1, cases[i].path, cases[i].request);
+        settle();
+        cr_expect_eq(server.built_bytes > LARGE_VALUE_BYTES, cases[i].is_built, "%s %s",
+                     cases[i].path, cases[i].why);
+        cr_expect_eq(server.calls_live, !cases[i].is_refused, "%s %s", cases[i].path, cases[i].why);
+        client_reads_on();
+        cr_assert_eq(server.calls_live, 0);
+        const uint64_t *handled = server.stats.handled[strcmp(cases[i].path, "/t.T/Get") ? 2 : 1];
+        cr_expect_eq(handled[GRPC_OK], !cases[i].is_refused);
+        cr_expect_eq(handled[GRPC_RESOURCE_EXHAUSTED], cases[i].is_refused);
+        raw_close();
+        rpc_server_deinit(&server);
+    }
+}
+
 static void stories(void *argument)
 {
     static void (*const ends[])(void) = {client_resets, client_leaves, client_takes_nothing,
@@ -177,6 +225,7 @@ static void stories(void *argument)
                 raw_close();
             rpc_server_deinit(&server);
         }
+    stories_of_large_values();
     store_close();
     *finished = true;
 }
