@@ -109,26 +109,41 @@ int background_output_add(struct lsm_background *background, struct background_o
     return sst_writer_add(output->writer, row);
 }
 
-int background_output_finish(struct background_output *output, struct lsm_table **table,
-                             uint64_t *bytes)
+void background_output_push(struct background_output *output, struct lsm_table *table)
 {
-    *table = NULL;
-    *bytes = 0;
+    output->tables = realloc(output->tables, (output->count + 1) * sizeof(output->tables[0]));
+    if (output->tables == NULL)
+        fatal("out of memory for a list of tables");
+    output->tables[output->count++] = table;
+}
+
+int background_output_finish(struct background_output *output)
+{
+    struct lsm_table *table = NULL;
+    uint64_t bytes = 0;
     if (output->writer == NULL)
         return 0;
-    int status = sst_writer_finish(output->writer, bytes);
+    int status = sst_writer_finish(output->writer, &bytes);
     if (status < 0)
         return status;
     output->writer = NULL;
     /* Read back through the checks that every start makes. */
-    return lsm_table_open(output->path, output->number, table);
+    status = lsm_table_open(output->path, output->number, &table);
+    if (status < 0)
+        return status;
+    background_output_push(output, table);
+    output->bytes += bytes;
+    return 0;
 }
 
-void background_output_abandon(struct background_output *output)
+void background_output_end(struct background_output *output, bool installed)
 {
     if (output->writer != NULL)
         sst_writer_abandon(output->writer);
-    output->writer = NULL;
+    for (uint32_t i = 0; i < output->count && !installed; i++)
+        lsm_table_close(output->tables[i], true);
+    free(output->tables);
+    *output = (struct background_output){0};
 }
 
 /* ---- installing ------------------------------------------------------------------------------
@@ -209,9 +224,21 @@ struct flush_job {
     struct memtable *memtable;
     struct background_output output;
     struct background_filter filter;
-    struct lsm_table *table;
-    uint64_t bytes;
 };
+
+/* Mostly into one table. Tables of one flush have no key in common, so their order is free. */
+static int flush_row(struct flush_job *job, const struct lsm_row *row)
+{
+    if (job->output.writer != NULL && sst_writer_is_full(job->output.writer) &&
+        !background_filter_same_key(&job->filter, row->key)) {
+        int status = background_output_finish(&job->output);
+        if (status < 0)
+            return status;
+    }
+    if (!background_filter_keep(&job->filter, row, false))
+        return 0;
+    return background_output_add(job->background, &job->output, 0, row);
+}
 
 static int flush_rows(struct flush_job *job)
 {
@@ -220,25 +247,23 @@ static int flush_rows(struct flush_job *job)
     struct lsm_row row;
     memtable_scan_begin(job->memtable, &scan);
     while (memtable_scan_next(&scan, &row)) {
-        if (background_filter_keep(&job->filter, &row, false)) {
-            int status = background_output_add(job->background, &job->output, 0, &row);
-            if (status < 0)
-                return status;
-        }
+        int status = flush_row(job, &row);
+        if (status < 0)
+            return status;
         if (++rows % BACKGROUND_YIELD_ROWS == 0 && fiber_should_yield()) {
             fiber_yield();
             if (job->background->stopping)
                 return ERR_CANCELED;
         }
     }
-    return background_output_finish(&job->output, &job->table, &job->bytes);
+    return background_output_finish(&job->output);
 }
 
 static void flush_change(struct lsm_levels *levels, void *context)
 {
     const struct flush_job *job = context;
-    if (job->table != NULL)
-        lsm_levels_add(levels, 0, job->table);
+    for (uint32_t i = 0; i < job->output.count; i++)
+        lsm_levels_add(levels, 0, job->output.tables[i]);
     levels->flushed_index = job->memtable->applied_index;
     levels->flushed_term = job->memtable->applied_term;
 }
@@ -258,19 +283,19 @@ static int flush_run(struct lsm_background *background, struct memtable *memtabl
         struct manifest_record record;
         manifest_record_init(&record);
         manifest_record_flushed(&record, memtable->applied_index, memtable->applied_term);
-        if (job->table != NULL)
-            manifest_record_add(&record, 0, job->table);
+        for (uint32_t i = 0; i < job->output.count; i++)
+            manifest_record_add(&record, 0, job->output.tables[i]);
         install->flushed = memtable;
-        install->write_bytes = job->bytes;
+        install->write_bytes = job->output.bytes;
         install->rows_dropped = job->filter.dropped;
         install->duration_ns = core_now_ns(background->core) - start_ns;
         background_install(background, install, &record, flush_change, job);
         manifest_record_deinit(&record);
         fiber_event_signal(&background->compact_event);
     } else {
-        background_output_abandon(&job->output);
         free(install);
     }
+    background_output_end(&job->output, status == 0);
     background_filter_end(&job->filter);
     free(job);
     return status;

@@ -58,8 +58,11 @@ static inline bool background_is_stopping(const struct lsm_background *backgroun
     return background->stopping;
 }
 
-/* A table under construction that may turn out empty. */
+/* The tables of a job: finished ones, and one under construction. */
 struct background_output {
+    struct lsm_table **tables; /* owned list; what becomes of the tables says who keeps it */
+    uint32_t count;
+    uint64_t bytes;            /* of their files */
     struct sst_writer *writer; /* NULL until a row arrives */
     uint64_t number;
     char path[LSM_PATH_BYTES_MAX];
@@ -69,10 +72,11 @@ struct background_output {
 must_check int background_output_add(struct lsm_background *background,
                                      struct background_output *output, uint32_t level,
                                      const struct lsm_row *row);
-/* [fiber] Finishes and opens the table; NULL when no row came. */
-must_check int background_output_finish(struct background_output *output, struct lsm_table **table,
-                                        uint64_t *bytes);
-void background_output_abandon(struct background_output *output);
+/* [fiber] Finishes and opens the table under construction, if there is one. */
+must_check int background_output_finish(struct background_output *output);
+void background_output_push(struct background_output *output, struct lsm_table *table);
+/* [fiber] The tables are somebody else's when `installed`; else their files are removed. */
+void background_output_end(struct background_output *output, bool installed);
 
 /* [fiber] Makes the edit durable and passes it on. Takes over `levels` and what `install` points to
  * (which is malloc'ed); `record` holds the edit without the file number. Stops the process when the

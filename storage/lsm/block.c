@@ -37,6 +37,7 @@ void block_builder_reset(struct block_builder *builder)
     builder->bytes = 0;
     builder->restart_count = 0;
     builder->since_restart = 0;
+    builder->unkeyed_bytes = builder->first_key_bytes = 0;
     builder->last_bytes = 0;
     builder->entries = 0;
 }
@@ -65,6 +66,21 @@ static void block_restart(struct block_builder *builder)
     invariant(builder->bytes <= UINT32_MAX);
     builder->restarts[builder->restart_count++] = (uint32_t)builder->bytes;
     builder->since_restart = 0;
+    builder->unkeyed_bytes = 0;
+}
+
+/* A restart repeats the whole key. Among versions of one key that waits until the entries since
+ * the last restart have paid for it: else a long key would be stored once a version. */
+static bool block_restart_is_due(const struct block_builder *builder, struct bytes key)
+{
+    if (builder->entries == 0)
+        return true;
+    size_t since_bytes = builder->bytes - builder->restarts[builder->restart_count - 1];
+    if (builder->since_restart < SST_RESTART_INTERVAL && since_bytes < SST_RESTART_BYTES)
+        return false;
+    return builder->unkeyed_bytes >= key.size ||
+           !bytes_equal(key,
+                        bytes_make(builder->last_key, builder->last_bytes - SST_KEY_TRAILER_BYTES));
 }
 
 void block_builder_add(struct block_builder *builder, struct bytes key, struct lsm_version version,
@@ -78,12 +94,12 @@ void block_builder_add(struct block_builder *builder, struct bytes key, struct l
     sst_trailer_store(trailer, version);
 
     size_t shared = 0;
-    if (builder->entries == 0 || builder->since_restart == SST_RESTART_INTERVAL ||
-        builder->bytes - builder->restarts[builder->restart_count - 1] >= SST_RESTART_BYTES) {
+    if (block_restart_is_due(builder, key))
         block_restart(builder);
-    } else {
+    else
         shared = block_shared(builder->last_key, builder->last_bytes, key.data, key.size);
-    }
+    if (builder->entries == 0)
+        builder->first_key_bytes = key_bytes;
     memcpy(builder->last_key + shared, key.data + shared, key.size - shared);
     memcpy(builder->last_key + key.size, trailer, sizeof(trailer));
     builder->last_bytes = key_bytes;
@@ -98,6 +114,7 @@ void block_builder_add(struct block_builder *builder, struct bytes key, struct l
         memcpy(to, value.data, value.size);
     builder->bytes = (size_t)(to + value.size - builder->data);
     invariant(builder->bytes <= builder->capacity);
+    builder->unkeyed_bytes += SST_KEY_TRAILER_BYTES + value.size;
     builder->since_restart++;
     builder->entries++;
 }
@@ -107,10 +124,15 @@ size_t block_builder_bytes(const struct block_builder *builder)
     return builder->bytes + (builder->restart_count + 1) * sizeof(uint32_t);
 }
 
+size_t block_builder_own_bytes(const struct block_builder *builder)
+{
+    return block_builder_bytes(builder) - builder->first_key_bytes;
+}
+
 struct bytes block_builder_finish(struct block_builder *builder)
 {
     size_t total = block_builder_bytes(builder);
-    invariant(total <= SST_BLOCK_RAW_BYTES_MAX);
+    invariant(total <= SST_BLOCK_WRITTEN_BYTES_MAX);
     builder->data = block_grow(builder->data, &builder->capacity, total, 1);
     uint8_t *to = builder->data + builder->bytes;
     for (uint32_t i = 0; i < builder->restart_count; i++, to += sizeof(uint32_t))
@@ -138,7 +160,7 @@ void block_iterator_init(struct block_iterator *iterator)
     iterator->data = NULL;
     iterator->key = iterator->inline_key;
     iterator->key_max = BLOCK_KEY_INLINE_BYTES;
-    iterator->key_bytes = 0;
+    iterator->key_bytes = iterator->shared = 0;
     iterator->offset = iterator->next = iterator->restarts = iterator->restart_count = 0;
     iterator->value = bytes_make(NULL, 0);
     iterator->kind = LSM_VALUE;
@@ -215,6 +237,7 @@ static int block_load(struct block_iterator *iterator, uint32_t offset)
     }
     memcpy(iterator->key + entry.shared, entry.tail, entry.unshared);
     iterator->key_bytes = key_bytes;
+    iterator->shared = (uint32_t)entry.shared;
     iterator->value = bytes_make(entry.tail + entry.unshared, entry.value_bytes);
     iterator->kind = entry.kind;
     iterator->offset = offset;
@@ -299,8 +322,18 @@ int block_iterator_seek(struct block_iterator *iterator, const struct sst_target
             high = middle - 1;
     }
     int status = block_load_restart(iterator, low);
-    while (status == 1 && sst_key_compare(iterator->key, iterator->key_bytes, target) < 0)
+    int order = 0;
+    bool is_same_key = false; /* as the entry before: a long key is compared once */
+    while (status == 1) {
+        uint32_t key_bytes = iterator->key_bytes, user = key_bytes - SST_KEY_TRAILER_BYTES;
+        if (!is_same_key)
+            order = bytes_compare(block_iterator_key(iterator), target->key);
+        if (order > 0 || (order == 0 && memcmp(iterator->key + user, target->trailer,
+                                               SST_KEY_TRAILER_BYTES) >= 0))
+            break;
         status = block_load(iterator, iterator->next);
+        is_same_key = iterator->shared == user && iterator->key_bytes == key_bytes;
+    }
     return status;
 }
 

@@ -23,7 +23,9 @@ struct block_builder {
     uint32_t *restarts; /* owned, grows */
     uint32_t restart_count, restart_max;
     uint32_t since_restart;
-    uint8_t *last_key; /* owned: internal key of the last entry */
+    size_t unkeyed_bytes;   /* since the restart point, user keys not counted */
+    size_t first_key_bytes; /* of the first entry's internal key */
+    uint8_t *last_key;      /* owned: internal key of the last entry */
     size_t last_bytes, last_max;
     uint32_t entries;
 };
@@ -31,10 +33,13 @@ struct block_builder {
 void block_builder_init(struct block_builder *builder);
 void block_builder_deinit(struct block_builder *builder);
 void block_builder_reset(struct block_builder *builder);
-/* Entries come in rising order. */
+/* Entries come in rising order. What versions of one key repeat of it is at most as much as the
+ * rest of their entries. */
 void block_builder_add(struct block_builder *builder, struct bytes key, struct lsm_version version,
                        enum lsm_kind kind, struct bytes value);
 size_t block_builder_bytes(const struct block_builder *builder); /* when finished now */
+/* The same without the first key, which any block with that entry would hold. */
+size_t block_builder_own_bytes(const struct block_builder *builder);
 /* Appends the restart array; the bytes stay valid until reset. */
 struct bytes block_builder_finish(struct block_builder *builder);
 /* Internal key of the last entry added. */
@@ -50,7 +55,8 @@ struct block_iterator {
     uint32_t restart_count;
     uint32_t offset, next; /* of the current entry and of the one after */
     uint32_t key_bytes, key_max;
-    uint8_t *key; /* internal key: inline_key or owned */
+    uint32_t shared; /* of the key, with the entry loaded before */
+    uint8_t *key;    /* internal key: inline_key or owned */
     struct bytes value;
     enum lsm_kind kind;
     uint8_t inline_key[BLOCK_KEY_INLINE_BYTES];

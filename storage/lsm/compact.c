@@ -32,9 +32,7 @@ struct compact_job {
     uint32_t below_at[LSM_LEVELS];
     struct background_filter filter;
     struct background_output output;
-    struct lsm_table **made; /* owned list of finished tables */
-    uint32_t made_count;
-    uint64_t read_bytes, write_bytes, start_ns;
+    uint64_t read_bytes, start_ns;
     bool trivial;
 };
 
@@ -182,29 +180,15 @@ static void compact_throttle(struct lsm_background *background, uint64_t bytes)
 /* ---- running a job ---------------------------------------------------------------------------
  */
 
-static int compact_finish_output(struct compact_job *job)
-{
-    struct lsm_table *table = NULL;
-    uint64_t bytes = 0;
-    int status = background_output_finish(&job->output, &table, &bytes);
-    if (status < 0 || table == NULL)
-        return status;
-    job->made = realloc(job->made, (job->made_count + 1) * sizeof(job->made[0]));
-    if (job->made == NULL)
-        fatal("out of memory for a list of tables");
-    job->made[job->made_count++] = table;
-    job->write_bytes += bytes;
-    return 0;
-}
-
 static int compact_row(struct compact_job *job, const struct lsm_row *row)
 {
     struct background_output *output = &job->output;
     /* A key's versions stay in one table: reads rely on it (contract in lsm.h). */
     if (output->writer != NULL &&
-        sst_writer_bytes(output->writer) >= job->background->lsm->options.table_bytes &&
+        (sst_writer_bytes(output->writer) >= job->background->lsm->options.table_bytes ||
+         sst_writer_is_full(output->writer)) &&
         !background_filter_same_key(&job->filter, row->key)) {
-        int status = compact_finish_output(job);
+        int status = background_output_finish(output);
         if (status < 0)
             return status;
     }
@@ -232,7 +216,7 @@ static int compact_merge(struct compact_job *job)
         if (status == 0 && job->background->stopping)
             status = ERR_CANCELED;
     }
-    return status < 0 ? status : compact_finish_output(job);
+    return status < 0 ? status : background_output_finish(&job->output);
 }
 
 static void compact_change(struct lsm_levels *levels, void *context)
@@ -245,8 +229,8 @@ static void compact_change(struct lsm_levels *levels, void *context)
                 lsm_levels_remove(levels, source->level, source->tables[j]->number);
             invariant(removed == source->tables[j]); /* B2 */
         }
-    for (uint32_t i = 0; i < job->made_count; i++)
-        lsm_levels_add(levels, job->level_out, job->made[i]);
+    for (uint32_t i = 0; i < job->output.count; i++)
+        lsm_levels_add(levels, job->level_out, job->output.tables[i]);
 }
 
 static void compact_install(struct compact_job *job)
@@ -260,12 +244,12 @@ static void compact_install(struct compact_job *job)
         for (uint32_t j = 0; j < job->sources[i].count; j++)
             manifest_record_remove(&record, job->sources[i].level,
                                    job->sources[i].tables[j]->number);
-    for (uint32_t i = 0; i < job->made_count; i++)
-        manifest_record_add(&record, job->level_out, job->made[i]);
+    for (uint32_t i = 0; i < job->output.count; i++)
+        manifest_record_add(&record, job->level_out, job->output.tables[i]);
     install->is_compaction = true;
     install->trivial = job->trivial;
     install->read_bytes = job->read_bytes;
-    install->write_bytes = job->write_bytes;
+    install->write_bytes = job->output.bytes;
     install->rows_dropped = job->filter.dropped;
     install->duration_ns = core_now_ns(job->background->core) - job->start_ns;
     background_install(job->background, install, &record, compact_change, job);
@@ -313,16 +297,13 @@ static void compact_job_add(struct compact_job *job, uint32_t level,
 
 static void compact_job_destroy(struct compact_job *job, bool installed)
 {
-    background_output_abandon(&job->output);
-    for (uint32_t i = 0; i < job->made_count && !installed; i++)
-        lsm_table_close(job->made[i], true);
+    background_output_end(&job->output, installed);
     for (uint32_t i = 0; i < job->source_count; i++) {
         table_iterator_deinit(&job->sources[i].iterator);
         free(job->sources[i].tables);
     }
     free(job->sources);
     free(job->order);
-    free(job->made);
     lsm_levels_free(job->below);
     free(job);
 }
@@ -465,11 +446,7 @@ static int compact_run(struct compact_job *job)
 {
     int status = 0;
     if (job->trivial) {
-        job->made = malloc(sizeof(job->made[0]));
-        if (job->made == NULL)
-            fatal("out of memory for a list of tables");
-        job->made[0] = job->sources[0].tables[0];
-        job->made_count = 1;
+        background_output_push(&job->output, job->sources[0].tables[0]);
         job->read_bytes = 0;
     } else {
         background_filter_begin(&job->filter, job->background->lsm->options.filter);

@@ -17,7 +17,7 @@
  *           write or sync in the background stops the process: what is on disk is unknown.
  * Limits    Keys 1..LSM_KEY_BYTES_MAX, values to LSM_VALUE_BYTES_MAX. All versions of a key stay in
  *           one table of a level. Bloom filters and top indexes stay in memory: about 0.5 % of
- *           data.
+ *           data; of long keys more, docs/internals/storage-lsm.md.
  * Contract  A (key, version) is written at most once, and the versions of one key are inserted in
  *           ascending order; so what is newer is always in a younger memtable or a higher level.
  * Source    docs/internals/storage-lsm.md; docs/formats/sstable.md,

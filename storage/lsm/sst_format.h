@@ -19,7 +19,14 @@
 #define SST_KEY_TRAILER_BYTES   12  /* ~main, ~sub: big-endian */
 #define SST_BLOCK_RAW_BYTES_MAX ((uint32_t)(32 * 1024 * 1024))
 #define SST_WRITE_BYTES         ((uint32_t)(256 * 1024))
-#define SST_INDEX_BLOCK_BYTES   ((uint32_t)4096)
+
+/* An index block has this many entries and these bytes beside its first key, or is this large;
+ * long keys get few of their number into the top index, and a lookup does not read all. */
+#define SST_INDEX_BLOCK_BYTES       ((uint32_t)4096)
+#define SST_INDEX_BLOCK_ENTRIES_MIN 16
+#define SST_INDEX_BLOCK_BYTES_LARGE ((uint32_t)(4 * 1024 * 1024))
+/* A table whose top index has about this ends before its next key; half of what a block holds. */
+#define SST_TOP_INDEX_BYTES ((uint32_t)(16 * 1024 * 1024))
 
 enum sst_block_type {
     SST_BLOCK_DATA = 1,
@@ -39,6 +46,9 @@ enum sst_trailer_offset {
     SST_TRAILER_CRC = 8,         /* u32 */
     SST_TRAILER_BYTES = 12,
 };
+
+/* Readers bound raw bytes and stored bytes, the latter with the trailer, by the same number. */
+#define SST_BLOCK_WRITTEN_BYTES_MAX (SST_BLOCK_RAW_BYTES_MAX - SST_TRAILER_BYTES)
 
 /* The last bytes of the file, whose size is a multiple of 4096. */
 enum sst_footer_offset {

@@ -9,11 +9,15 @@
 #include "core/crc32c.h"
 #include "core/err.h"
 #include "core/invariant.h"
+#include "core/logger.h"
 #include "storage/lsm/bloom.h"
 
 #define SST_ZSTD_LEVEL 1
 /* Compression has to win this much (in 1/8 of the block) to be worth expanding at every read. */
 #define SST_COMPRESSION_GAIN_EIGHTHS 1
+
+/* An entry without its key, twice: lengths, version, handle. */
+#define SST_TOP_ENTRY_BYTES 96
 
 struct sst_write {
     struct io_op op;
@@ -51,7 +55,8 @@ struct sst_writer {
     struct sst_growing index_raw, index_keys, scratch;
     struct sst_raw_block *index_blocks;
     size_t index_count, index_max;
-    uint64_t *hashes; /* of every user key, for the filter */
+    uint64_t top_bytes; /* about what the top index takes for the index blocks so far */
+    uint64_t *hashes;   /* of every user key, for the filter */
     size_t hash_count, hash_max;
     struct sst_growing smallest, last_key; /* user keys */
     struct sst_properties properties;
@@ -181,7 +186,7 @@ static struct bytes sst_compress(struct sst_writer *writer, struct bytes raw,
 static int sst_writer_block(struct sst_writer *writer, struct bytes raw, enum sst_block_type type,
                             enum lsm_compression compression, struct sst_handle *handle)
 {
-    invariant(raw.size > 0 && raw.size <= SST_BLOCK_RAW_BYTES_MAX);
+    invariant(raw.size > 0 && raw.size <= SST_BLOCK_WRITTEN_BYTES_MAX);
     struct bytes payload = sst_compress(writer, raw, &compression);
     uint8_t trailer[SST_TRAILER_BYTES] = {0};
     trailer[SST_TRAILER_COMPRESSION] = (uint8_t)compression;
@@ -207,12 +212,27 @@ static void sst_index_add(struct block_builder *index, struct bytes internal,
                       bytes_make(value, bytes));
 }
 
+/* A version of the key before costs no more than twice its entry: contract of block_builder_add. */
+static uint64_t sst_top_entry_bytes(const struct sst_writer *writer, struct bytes last)
+{
+    uint64_t bytes = SST_TOP_ENTRY_BYTES;
+    if (writer->index_count > 0) {
+        const struct sst_raw_block *before = &writer->index_blocks[writer->index_count - 1];
+        if (before->key_bytes == last.size &&
+            memcmp(writer->index_keys.bytes + before->key_start, last.data,
+                   last.size - SST_KEY_TRAILER_BYTES) == 0)
+            return bytes;
+    }
+    return bytes + last.size;
+}
+
 /* Index blocks wait in memory: they follow the data, and their checksum covers their offset. */
 static void sst_writer_end_index(struct sst_writer *writer)
 {
     if (writer->index.entries == 0)
         return;
     struct bytes last = block_builder_last_key(&writer->index);
+    writer->top_bytes += sst_top_entry_bytes(writer, last);
     writer->index_blocks = sst_grow(writer->index_blocks, &writer->index_max,
                                     writer->index_count + 1, sizeof(writer->index_blocks[0]));
     struct sst_raw_block *block = &writer->index_blocks[writer->index_count++];
@@ -224,6 +244,14 @@ static void sst_writer_end_index(struct sst_writer *writer)
     block->bytes = (uint32_t)raw.size;
     sst_growing_append(&writer->index_raw, raw.data, raw.size);
     block_builder_reset(&writer->index);
+}
+
+static bool sst_index_is_full(const struct block_builder *index)
+{
+    if (block_builder_bytes(index) >= SST_INDEX_BLOCK_BYTES_LARGE)
+        return true;
+    return index->entries >= SST_INDEX_BLOCK_ENTRIES_MIN &&
+           block_builder_own_bytes(index) >= SST_INDEX_BLOCK_BYTES;
 }
 
 static int sst_writer_end_data(struct sst_writer *writer)
@@ -239,7 +267,7 @@ static int sst_writer_end_data(struct sst_writer *writer)
     sst_index_add(&writer->index, block_builder_last_key(&writer->data), handle);
     block_builder_reset(&writer->data);
     writer->properties.data_blocks++;
-    if (block_builder_bytes(&writer->index) >= SST_INDEX_BLOCK_BYTES)
+    if (sst_index_is_full(&writer->index))
         sst_writer_end_index(writer);
     return 0;
 }
@@ -247,15 +275,20 @@ static int sst_writer_end_data(struct sst_writer *writer)
 /* ---- rows ------------------------------------------------------------------------------------
  */
 
-static void sst_writer_count(struct sst_writer *writer, const struct lsm_row *row)
+static bool sst_writer_has_key(const struct sst_writer *writer, struct bytes key)
+{
+    return writer->properties.rows > 0 &&
+           bytes_equal(bytes_make(writer->last_key.bytes, writer->last_key.used), key);
+}
+
+static void sst_writer_count(struct sst_writer *writer, const struct lsm_row *row, bool same_key)
 {
     struct sst_properties *properties = &writer->properties;
-    struct bytes last = bytes_make(writer->last_key.bytes, writer->last_key.used);
     if (properties->rows == 0) {
         sst_growing_append(&writer->smallest, row->key.data, row->key.size);
         properties->version_first = properties->version_last = row->version.main;
     }
-    if (properties->rows > 0 && bytes_equal(last, row->key)) {
+    if (same_key) {
         properties->superseded++;
     } else {
         writer->hashes = sst_grow(writer->hashes, &writer->hash_max, writer->hash_count + 1,
@@ -275,16 +308,28 @@ static void sst_writer_count(struct sst_writer *writer, const struct lsm_row *ro
 int sst_writer_add(struct sst_writer *writer, const struct lsm_row *row)
 {
     invariant(row->key.size > 0 && row->key.size <= LSM_KEY_BYTES_MAX);
-    sst_writer_count(writer, row);
+    bool same_key = sst_writer_has_key(writer, row->key);
+    /* A key that fills a block shares it with its versions; another key finds it full. */
+    uint64_t bytes =
+        same_key ? block_builder_own_bytes(&writer->data) : block_builder_bytes(&writer->data);
+    if (bytes >= writer->options.block_bytes) {
+        int status = sst_writer_end_data(writer);
+        if (status < 0)
+            return status;
+    }
+    sst_writer_count(writer, row, same_key);
     block_builder_add(&writer->data, row->key, row->version, row->kind, row->value);
-    if (block_builder_bytes(&writer->data) < writer->options.block_bytes)
-        return 0;
-    return sst_writer_end_data(writer);
+    return 0;
 }
 
 uint64_t sst_writer_bytes(const struct sst_writer *writer)
 {
     return writer->offset + block_builder_bytes(&writer->data) + writer->index_raw.used;
+}
+
+bool sst_writer_is_full(const struct sst_writer *writer)
+{
+    return writer->top_bytes >= SST_TOP_INDEX_BYTES;
 }
 
 uint64_t sst_writer_rows(const struct sst_writer *writer)
@@ -309,6 +354,12 @@ static int sst_writer_indexes(struct sst_writer *writer, struct sst_handle *top)
         sst_index_add(&writer->top,
                       bytes_make(writer->index_keys.bytes + block->key_start, block->key_bytes),
                       handle);
+        if (block_builder_bytes(&writer->top) > SST_BLOCK_WRITTEN_BYTES_MAX) {
+            log_error("a table's top index is larger than a block may be",
+                      LOG_TEXT("file", writer->path), LOG_U64("rows", writer->properties.rows),
+                      LOG_TEXT("remedy", "compact old revisions: a key has too many versions"));
+            return -EFBIG;
+        }
     }
     return sst_writer_block(writer, block_builder_finish(&writer->top), SST_BLOCK_TOP_INDEX,
                             LSM_COMPRESSION_NONE, top);
@@ -319,7 +370,7 @@ static int sst_writer_filter(struct sst_writer *writer, struct sst_handle *filte
     uint32_t bits = writer->options.bloom_bits_per_key;
     uint64_t bytes = bloom_bytes(writer->hash_count, bits);
     *filter = (struct sst_handle){0, 0};
-    if (bytes > SST_BLOCK_RAW_BYTES_MAX)
+    if (bytes > SST_BLOCK_WRITTEN_BYTES_MAX)
         return 0; /* beyond 25 million keys in one table: reads do without */
     uint8_t *bloom = calloc(1, bytes);
     if (bloom == NULL)

@@ -526,3 +526,182 @@ Test(lsm, the_filter_drops_what_the_watermark_hides)
 {
     in_fiber(garbage);
 }
+
+/* ---- large keys -------------------------------------------------------------------------------
+ * */
+
+#define LARGE_KEY_BYTES_MAX ((uint32_t)(1536 * KIB))
+
+/* Bytes that do not compress; two keys of one `family` differ in their last bytes only. */
+static struct bytes large_key(uint32_t bytes, uint64_t family, uint64_t which)
+{
+    static uint8_t key[LARGE_KEY_BYTES_MAX];
+    struct prng prng;
+    cr_assert_leq(bytes, sizeof(key));
+    prng_init(&prng, family);
+    for (uint32_t i = 0; i + 8 <= bytes; i += 8)
+        le64_store(key + i, prng_next(&prng));
+    key[0] = 'k';
+    be64_store(key + bytes - 8, which);
+    return bytes_make(key, bytes);
+}
+
+static struct lsm_options large_options(const char *name)
+{
+    struct lsm_options options = tiny_options(in_root(name));
+    options.memtable_bytes = 512 * MIB; /* tests say when to flush */
+    options.block_cache_bytes_per_core = 8 * MIB;
+    options.block_bytes = 0;
+    options.table_bytes = 0;
+    options.level_base_bytes = 0;
+    return options;
+}
+
+static void check_versions(struct bytes key, uint64_t first, uint64_t last, uint64_t step)
+{
+    for (uint64_t version = first; version <= last; version += step) {
+        struct lsm_row row;
+        int status = lsm_get(reader, key, (struct lsm_version){version, 0}, &row);
+        cr_assert_eq(status, 0, "version %lu: %s", version, err_text(status));
+        cr_assert_eq(row.version.main, version);
+        cr_assert_eq(row.value.size, sizeof(version));
+        cr_assert_eq(le64_load(row.value.data), version);
+        lsm_row_release(reader, &row);
+    }
+}
+
+/* All rows, there and back: their keys in order, and how many they are. */
+static void check_walk(uint64_t rows)
+{
+    struct lsm_cursor *cursor = NULL;
+    struct lsm_cursor_options all = {.version_max = LSM_VERSION_MAX};
+    struct lsm_row row;
+    uint64_t seen = 0;
+    cr_assert_eq(lsm_cursor_open(reader, &all, &cursor), 0);
+    while (lsm_cursor_next(cursor, &row) == 1)
+        seen++;
+    cr_assert_eq(seen, rows);
+    while (lsm_cursor_prev(cursor, &row) == 1)
+        seen--;
+    cr_assert_eq(seen, 0);
+    lsm_cursor_close(cursor);
+}
+
+/* Until so many compactions are installed since the start, and level 0 has no work. */
+static void large_settle(uint64_t compactions)
+{
+    struct lsm_stats stats;
+    lsm_stats(lsm, &stats);
+    for (int i = 0;
+         i < 60 * 1000 && (stats.compactions < compactions || stats.levels[0].tables >= 4); i++) {
+        pause_ms(1);
+        lsm_stats(lsm, &stats);
+    }
+    cr_assert_geq(stats.compactions, compactions);
+    cr_assert_lt(stats.levels[0].tables, 4);
+}
+
+static void put_number(struct bytes key, uint64_t version)
+{
+    uint8_t value[sizeof(version)];
+    le64_store(value, version);
+    lsm_insert(lsm, key, (struct lsm_version){version, 0}, LSM_VALUE,
+               bytes_make(value, sizeof(value)));
+}
+
+/* The versions of a key stay in one table, whose index must not repeat the key for each. */
+static void large_key_versions(void)
+{
+    struct lsm_options options = large_options("versions");
+    struct lsm_stats stats;
+    store_open(&options);
+    struct bytes key = large_key(MIB, 1, 1);
+    for (uint64_t version = 1; version <= 60; version++) {
+        put_number(key, version);
+        lsm_commit(lsm, version, 1);
+        if (version % 10 == 0)
+            store_flush(version);
+    }
+    large_settle(1);
+    check_versions(key, 1, 60, 1);
+    store_close();
+    store_open(&options);
+    lsm_compact_all(lsm);
+    large_settle(1);
+    check_versions(key, 1, 60, 1);
+    check_walk(60);
+    lsm_stats(lsm, &stats);
+    cr_assert_eq(stats.levels[1].tables, 1);
+    cr_assert_lt(stats.filter_index_bytes, 2 * MIB, "%lu", stats.filter_index_bytes);
+    cr_assert_lt(stats.table_bytes, 8 * MIB, "%lu", stats.table_bytes);
+    store_close();
+}
+
+Test(lsm, many_versions_of_a_large_key_share_it_in_their_table)
+{
+    in_fiber(large_key_versions);
+}
+
+/* One memtable with more bytes of keys than the top index of one table may have. */
+static void large_distinct_keys(void)
+{
+    enum { KEYS = 60 };
+    struct lsm_options options = large_options("distinct");
+    struct lsm_stats stats;
+    options.level0_tables = 100;
+    store_open(&options);
+    for (uint64_t i = 1; i <= KEYS; i++)
+        put_number(large_key(LARGE_KEY_BYTES_MAX, i, i), i);
+    lsm_commit(lsm, KEYS, 1);
+    store_flush(KEYS);
+    lsm_stats(lsm, &stats);
+    cr_assert_gt(stats.levels[0].tables, 1, "a flush is cut too");
+    cr_assert_eq(stats.flushes, 1);
+    for (uint64_t i = 1; i <= KEYS; i++)
+        check_versions(large_key(LARGE_KEY_BYTES_MAX, i, i), i, i, 1);
+    check_walk(KEYS);
+    store_close();
+    store_open(&options);
+    lsm_compact_all(lsm);
+    large_settle(1);
+    for (uint64_t i = 1; i <= KEYS; i++)
+        check_versions(large_key(LARGE_KEY_BYTES_MAX, i, i), i, i, 1);
+    check_walk(KEYS);
+    store_close();
+}
+
+Test(lsm, large_keys_of_one_flush_are_cut_into_tables)
+{
+    in_fiber(large_distinct_keys);
+}
+
+/* Few bytes apart or many, with more versions than an index block has entries. */
+static void large_key_families(void)
+{
+    static const uint32_t sizes[] = {300, 5000, 70000};
+    struct lsm_options options = large_options("families");
+    uint64_t version = 0, rows = 0;
+    options.block_bytes = 512;
+    store_open(&options);
+    for (int round = 0; round < 5; round++) {
+        for (uint64_t i = 0; i < 2000; i++, rows++)
+            put_number(large_key(sizes[i % 3], i % 7 / 2, i % 2), ++version);
+        lsm_commit(lsm, version, 1);
+        store_flush(version);
+    }
+    large_settle(1);
+    for (int pass = 0; pass < 2; pass++) {
+        for (uint64_t i = 0; i < 42; i++) /* 42 = 2 * 3 * 7 */
+            for (uint64_t n = i; n < 2000; n += 210)
+                check_versions(large_key(sizes[i % 3], i % 7 / 2, i % 2), n + 1, n + 1, 1);
+        check_walk(rows);
+        lsm_compact_all(lsm);
+        large_settle(2);
+    }
+    store_close();
+}
+
+Test(lsm, versions_of_long_keys_that_share_prefixes_are_found)
+{
+    in_fiber(large_key_families);
+}

@@ -1,8 +1,11 @@
+#include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
 
 #include "storage/lsm/block.h"
 #include "storage/lsm/manifest.h"
 #include "storage/lsm/sst_format.h"
+#include "storage/lsm/sst_write.h"
 #include "test_lsm.h"
 
 TestSuite(sst, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
@@ -120,6 +123,91 @@ Test(sst, a_block_is_walked_both_ways_and_searched)
     cr_assert_eq(block_iterator_seek(&iterator, &target), 0);
     block_iterator_deinit(&iterator);
     block_builder_deinit(&builder);
+}
+
+/* Searches every version, and walks both ways. */
+static void check_versions_in_block(struct bytes block, struct bytes key, uint32_t versions)
+{
+    struct block_iterator iterator;
+    block_iterator_init(&iterator);
+    cr_assert_eq(block_iterator_open(&iterator, block), 0);
+    for (uint32_t version = 1; version <= versions; version++) {
+        struct sst_target target = sst_target_make(key, (struct lsm_version){version, 0});
+        cr_assert_eq(block_iterator_seek(&iterator, &target), 1);
+        cr_assert_eq(block_iterator_version(&iterator).main, version);
+        cr_assert(bytes_equal(block_iterator_key(&iterator), key));
+    }
+    uint32_t count = 0;
+    for (int status = block_iterator_first(&iterator); status == 1;
+         status = block_iterator_next(&iterator))
+        count++;
+    cr_assert_eq(count, versions);
+    for (int status = block_iterator_last(&iterator); status == 1;
+         status = block_iterator_prev(&iterator))
+        count--;
+    cr_assert_eq(count, 0);
+    block_iterator_deinit(&iterator);
+}
+
+Test(sst, versions_of_a_key_repeat_less_of_it_than_they_take)
+{
+    static const uint32_t sizes[] = {1, 100, 600, 5000, 100 * 1024};
+    enum { VERSIONS = 2000 };
+    static uint8_t bytes[100 * 1024];
+    memset(bytes, 'k', sizeof(bytes));
+    for (size_t i = 0; i < ARRAY_COUNT(sizes); i++) {
+        struct block_builder builder;
+        struct bytes key = bytes_make(bytes, sizes[i]);
+        block_builder_init(&builder);
+        for (uint32_t version = VERSIONS; version > 0; version--)
+            block_builder_add(&builder, key, (struct lsm_version){version, 0}, LSM_VALUE,
+                              bytes_from_text("value"));
+        struct bytes block = block_builder_finish(&builder);
+        size_t one = SST_KEY_TRAILER_BYTES + 5;
+        cr_assert_lt(block.size, 2 * key.size + VERSIONS * 2 * (one + 6),
+                     "%zu bytes for keys of %u", block.size, sizes[i]);
+        check_versions_in_block(block, key, VERSIONS);
+        block_builder_deinit(&builder);
+    }
+}
+
+/* Who does not begin another table when this one is full gets an error, and the file goes. */
+static void overfull(void)
+{
+    static uint8_t bytes[LSM_KEY_BYTES_MAX];
+    char path[160];
+    snprintf(path, sizeof(path), "%s/000007.sst", root);
+    struct sst_writer_options options = {
+        .path = path, .number = 7, .block_bytes = 4096, .bloom_bits_per_key = 10};
+    struct sst_writer *writer = NULL;
+    struct lsm_row row = {.key = bytes_make(bytes, sizeof(bytes)), .version = {1, 0}};
+    uint64_t file_bytes, rows = 0;
+    cr_assert_eq(sst_writer_open(&options, &writer), 0);
+    for (; rows < 60; rows++) {
+        be64_store(bytes, rows);
+        cr_assert_eq(sst_writer_add(writer, &row), 0);
+    }
+    cr_assert(sst_writer_is_full(writer));
+    cr_assert_eq(sst_writer_finish(writer, &file_bytes), -EFBIG);
+    sst_writer_abandon(writer);
+    cr_assert_neq(access(path, F_OK), 0);
+    /* One that stops in time. */
+    cr_assert_eq(sst_writer_open(&options, &writer), 0);
+    for (rows = 0; !sst_writer_is_full(writer); rows++) {
+        be64_store(bytes, rows);
+        cr_assert_eq(sst_writer_add(writer, &row), 0);
+    }
+    cr_assert_eq(sst_writer_finish(writer, &file_bytes), 0);
+    struct lsm_table *table = NULL;
+    cr_assert_eq(lsm_table_open(path, 7, &table), 0);
+    cr_assert_lt(table->top_index.size, SST_TOP_INDEX_BYTES + 2 * LSM_KEY_BYTES_MAX);
+    cr_assert_eq(table->properties.rows, rows);
+    lsm_table_close(table, true);
+}
+
+Test(sst, a_top_index_of_more_than_a_block_is_an_error)
+{
+    in_fiber(overfull);
 }
 
 /* ---- damage ------------------------------------------------------------------------------------
