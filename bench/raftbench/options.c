@@ -66,7 +66,7 @@ static void print_help(void)
          "  --threads N --cpu N       load threads [1]; pin them from CPU N on\n"
          "  --rate N                  open loop: operations per second, latency from the intended\n"
          "                            start; 0 = closed loop\n"
-         "  --seconds N --warmup N --ops N\n"
+         "  --seconds N or --ops N, --warmup N\n"
          "  --keys N --key-bytes N --value-bytes N --load N\n"
          "  --read-percent N --range-keys N --txn-ops N --seed N\n"
          "  --json --quiet");
@@ -151,6 +151,8 @@ static bool parse_flag(struct options *options, const char *flag, const char *va
                 *numbers[i].small = (uint32_t)number;
             else
                 *numbers[i].large = number;
+            if (numbers[i].large == &options->seconds)
+                options->operations = 0; /* that long, however many a scenario would take */
             return true;
         }
     if (strcmp(flag, "--cpu") == 0) {
