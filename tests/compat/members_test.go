@@ -91,12 +91,16 @@ func (g *group) last() *harness.Member { return g.Members[len(g.Members)-1] }
 
 var took = regexp.MustCompile(`took = [^\s]+`)
 
+// etcdctl prints ids 16 wide: spaces stand for leading zeros.
+var padding = regexp.MustCompile(` +(CLUSTER|ID-)`)
+
 // plain gives every identity its name, and lines that come in any order one order.
 func (g *group) plain(p printed) printed {
 	rename := func(text string) string {
 		for id, name := range g.names {
 			text = strings.ReplaceAll(text, id, name)
 		}
+		text = padding.ReplaceAllString(text, " $1")
 		for _, m := range g.Members {
 			text = strings.ReplaceAll(text, m.Client, "CLIENT-"+m.Name)
 			text = strings.ReplaceAll(text, m.Peer, "PEER-"+m.Name)
