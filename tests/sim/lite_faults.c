@@ -130,10 +130,26 @@ static uint32_t find_leader(const struct lite *lite)
     return leader;
 }
 
+/* Who is a member, and who was one and never will be again. */
+static void mark_members(struct lite *lite)
+{
+    const struct check_raft *check = &lite->raft_check;
+    const struct raft_config *config = &check->configs[check->config_count - 1].config;
+    struct raft_id_set members = raft_config_members(config);
+    for (uint32_t id = 1; id <= lite->node_count; id++) {
+        struct lite_node *node = lite->nodes[id];
+        if (raft_id_set_has(&members, id))
+            node->membership = LITE_MEMBER;
+        else if (node->membership == LITE_MEMBER)
+            node->membership = LITE_RETIRED;
+    }
+}
+
 /* A node that may join: never a member, or a member that this leader does not know yet. */
 static uint64_t pick_joiner(struct lite_node *leader, uint64_t random)
 {
     struct lite *lite = leader->lite;
+    mark_members(lite); /* the leader may have applied a change just now */
     for (uint32_t i = 0; i < lite->node_count; i++) {
         uint32_t id = 1 + (uint32_t)((random + i) % lite->node_count);
         if (lite->nodes[id]->membership != LITE_RETIRED &&
@@ -237,15 +253,9 @@ static bool may_leave(const struct lite *lite, uint32_t id)
 
 static void retire(struct lite *lite)
 {
-    const struct check_raft *check = &lite->raft_check;
-    const struct raft_config *config = &check->configs[check->config_count - 1].config;
-    struct raft_id_set members = raft_config_members(config);
+    mark_members(lite);
     for (uint32_t id = 1; id <= lite->node_count; id++) {
         struct lite_node *node = lite->nodes[id];
-        if (raft_id_set_has(&members, id))
-            node->membership = LITE_MEMBER;
-        else if (node->membership == LITE_MEMBER)
-            node->membership = LITE_RETIRED;
         if (node->membership != LITE_RETIRED || node->gone || !may_leave(lite, id) ||
             !prng_chance(lite_prng(lite, FAULTS), 1, 4))
             continue;
