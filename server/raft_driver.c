@@ -492,6 +492,8 @@ void raft_driver_stop(struct node *node)
         fiber_sleep_until(core_now_ns(driver->core) + NS_PER_MS);
     timer_stop(core_timers(driver->core), &driver->timer);
     driver->stopping = true;
+    while (driver->issued_oldest != NULL) /* its answers need all that goes now */
+        fiber_sleep_until(core_now_ns(driver->core) + NS_PER_MS);
     apply_stop(driver->apply);
     peer_role_stop(driver->node->peers);
     deferred_deinit(&driver->deferred);

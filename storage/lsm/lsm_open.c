@@ -95,6 +95,21 @@ static int open_read_manifest(const char *dir, uint64_t number, struct manifest_
     return status;
 }
 
+/* A process that was killed leaves a CURRENT and records that can be read and that no medium holds.
+ * What they make an orphan may be all that is there after a power cut. */
+static int open_sync_found(const char *dir, uint64_t number)
+{
+    char path[LSM_PATH_BYTES_MAX];
+    struct io_file file;
+    manifest_path(path, dir, number);
+    int status = await_open(path, IO_OPEN_READ, &file);
+    if (status < 0)
+        return status;
+    status = await_sync(file);
+    await_close(&file);
+    return status < 0 ? status : await_sync_directory(dir);
+}
+
 static int open_check_levels(const struct lsm_levels *levels, const char *dir)
 {
     for (uint32_t level = 1; level < LSM_LEVELS; level++)
@@ -175,6 +190,8 @@ static int open_recover(struct core *core, const struct lsm_options *options,
         lsm_table_log_corrupt(dir, 0, "there are tables but no CURRENT");
         status = ERR_CORRUPT;
     }
+    if (status == 0 && !is_new)
+        status = open_sync_found(dir, orphans.manifest_number);
     *number_next =
         u64_max(state->number_next, u64_max(orphans.number_max, orphans.manifest_number) + 1);
     return open_remove_orphans(dir, &orphans, status);
