@@ -85,6 +85,8 @@ static int marker_read(const char *data_dir, struct snapshot_position *position)
     uint8_t *block = calloc(1, MARKER_BYTES);
     invariant(block != NULL);
     int32_t bytes = await_read(file, (struct io_span){.base = block, .bytes = MARKER_BYTES});
+    if (bytes >= 0 && (error = await_sync(file)) < 0) /* as in sync_found() */
+        bytes = error;
     await_close(&file);
     bool good = bytes == (int32_t)MARKER_BYTES && le64_load(block) == MARKER_MAGIC &&
                 le32_load(block + 8) == crc32c(0, block + 16, MARKER_BYTES - 16);
@@ -177,6 +179,18 @@ static int look(const char *data_dir, struct found *found)
     return error;
 }
 
+/* A process that was killed leaves names that can be found and that no medium holds, and removed
+ * some that it holds still. What follows builds on what was found. */
+static int sync_found(const char *data_dir)
+{
+    int error = await_sync_directory(data_dir);
+    if (error == 0)
+        error = path_sync(data_dir, "snap");
+    if (error == 0)
+        error = path_sync(data_dir, SNAPSHOT_INCOMING);
+    return error == -ENOENT ? 0 : error;
+}
+
 static int refuse(const char *data_dir, const char *reason)
 {
     log_error("a snapshot was being installed and cannot be", LOG_TEXT("dir", data_dir),
@@ -206,6 +220,8 @@ int snapshot_install_find(const char *data_dir, struct snapshot_position *positi
         error = remove_named(data_dir, SNAPSHOT_OUTGOING);
     if (error == 0)
         error = look(data_dir, &found);
+    if (error == 0)
+        error = sync_found(data_dir);
     if (error < 0)
         return error;
     error = marker_read(data_dir, position);
