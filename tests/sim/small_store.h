@@ -1,6 +1,6 @@
 /*
  * small_store.h - sizes with which a simulated disk sees every kind of work after a few hundred
- * writes: blocks, tables and memtables of a few KiB.
+ * writes: blocks, tables and memtables of a few KiB; and what a crash leaves to the sanitizers.
  *
  * Owner     The test that opens the store.
  */
@@ -9,6 +9,22 @@
 
 #include "core/core.h"
 #include "storage/lsm/lsm.h"
+
+/* A process without power frees nothing. */
+#ifdef __SANITIZE_ADDRESS__
+enum { SANITIZED = 1 };
+#include <sanitizer/lsan_interface.h>
+static inline void memory_may_leak(bool may)
+{
+    may ? __lsan_disable() : __lsan_enable();
+}
+#else
+enum { SANITIZED = 0 };
+static inline void memory_may_leak(bool may)
+{
+    (void)may;
+}
+#endif
 
 static inline struct core_options small_core_options(void)
 {

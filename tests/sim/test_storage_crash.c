@@ -36,20 +36,7 @@ enum {
     MESSAGE_KIND_BASE = 8,
 };
 
-#ifdef __SANITIZE_ADDRESS__
-enum { REQUESTS = 240, TERM = 3, SANITIZED = 1 };
-#include <sanitizer/lsan_interface.h>
-static void memory_may_leak(bool may)
-{
-    may ? __lsan_disable() : __lsan_enable();
-}
-#else
-enum { REQUESTS = 420, TERM = 3, SANITIZED = 0 };
-static void memory_may_leak(bool may)
-{
-    (void)may;
-}
-#endif
+enum { REQUESTS = SANITIZED ? 240 : 420, TERM = 3 };
 
 /* ---- the recorded workload --------------------------------------------------------------------
  */
