@@ -155,6 +155,25 @@ Test(situations, who_is_told_to_stop_does_not_start_again)
     }
 }
 
+/* A vote is on its way to a slow disk, and its answer needs connections. */
+Test(situations, a_stop_waits_for_what_the_log_was_given)
+{
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *leader = leader_of(group);
+        struct machine *voter = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        uint64_t term = raft_of(voter)->term;
+        sim_disk_faults(voter->disk)->slow_factor = 2000;
+        kill_machine(leader);
+        run_until(group, raft_of(voter)->term > term);
+        cr_assert_lt(raft_of(voter)->append_done, raft_of(voter)->append_issued);
+        node_request_stop(voter->node);
+        run_until(group, stopped(voter));
+        group_destroy(group);
+    }
+}
+
 /* ---- reads ---------------------------------------------------------------------------------- */
 
 /* Of the newest linearizable read that was allowed: what its member had executed then. */
