@@ -175,6 +175,6 @@ bool faults_dispensable(const struct faults *faults, const struct raft_config *c
             answer != FAULT_ANSWER_UNSURE)
             return false;
     }
-    return members.count > 1 && !may_be_majority(faults, &config->voters, self) &&
+    return members.count > 0 && !may_be_majority(faults, &config->voters, self) &&
            !may_be_majority(faults, &config->outgoing, self);
 }

@@ -143,7 +143,8 @@ Test(faults, an_entry_goes_only_when_no_majority_can_have_had_it)
         {"two of four, and one that was removed since", "1234", "", "", true, "lnn", false},
         {"one of four", "1234", "", "", true, "nnn", true},
         {"half of those that leave", "123", "1245", "", true, "nnnl", false},
-        {"nobody to ask", "1", "", "", false, "", false},
+        {"alone, and it was being written", "1", "", "", false, "", true},
+        {"alone, and it was there", "1", "", "", true, "", false},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++)
         cr_expect_eq(dispensable(cases[i].voters, cases[i].outgoing, cases[i].learners,
