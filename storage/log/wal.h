@@ -18,9 +18,8 @@
  *           second try could lie. A full disk shows in wal_space_low() before any write can fail.
  * Limits    Entries of ENTRY_PAYLOAD_BYTES_MAX; WAL_WRITES_LIMIT blocks in flight. No allocation
  *           after wal_open(), save when the index of a very long log doubles.
- * Source    docs/formats/log-block.md,
- *           docs/internals/storage-log.md. FAST'18 Alagappan et al. (corruption is not a torn
- *           tail).
+ * Source    docs/formats/log-block.md, docs/internals/storage-log.md. FAST'18 Alagappan et al.
+ *           (corruption is not a torn tail).
  */
 #ifndef STORAGE_LOG_WAL_H
 #define STORAGE_LOG_WAL_H

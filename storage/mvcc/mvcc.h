@@ -18,8 +18,7 @@
  *           the caller stops applying. ERR_LIMIT from an apply call is about the reply alone: it
  *           did not fit the arena, the effects took place.
  * Limits    Keys of MVCC_KEY_BYTES_MAX; a sorted range keeps at most sort_bytes_max in memory.
- * Source    mvcc of etcd; docs/internals/storage-mvcc.md,
- *           docs/formats/mvcc-rows.md.
+ * Source    mvcc of etcd; docs/internals/storage-mvcc.md, docs/formats/mvcc-rows.md.
  */
 #ifndef STORAGE_MVCC_MVCC_H
 #define STORAGE_MVCC_MVCC_H

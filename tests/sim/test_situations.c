@@ -116,6 +116,16 @@ static void start_all(struct group *group)
         run_until(group, is_whole(group, &group->machines[i]));
 }
 
+/* The first member that is neither. */
+static struct machine *member_but(struct group *group, const struct machine *one,
+                                  const struct machine *another)
+{
+    struct machine *machine = group->machines;
+    while (machine == one || machine == another)
+        machine++;
+    return machine;
+}
+
 /* ---- stopping ------------------------------------------------------------------------------- */
 
 /* A snapshot waits for a restart, and an operator or a signal ends the process: for good. */
@@ -162,7 +172,7 @@ Test(situations, a_stop_waits_for_what_the_log_was_given)
         struct group *group = group_create(seed);
         start_all(group);
         struct machine *leader = leader_of(group);
-        struct machine *voter = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        struct machine *voter = member_but(group, leader, NULL);
         uint64_t term = raft_of(voter)->term;
         sim_disk_faults(voter->disk)->slow_factor = 2000;
         kill_machine(leader);
@@ -213,8 +223,8 @@ Test(situations, an_answer_to_the_process_before_allows_no_read)
         struct group *group = group_create(seed);
         start_all(group);
         struct machine *leader = leader_of(group);
-        struct machine *asker = &group->machines[leader == &group->machines[0] ? 1 : 0];
-        struct machine *other = &group->machines[leader == &group->machines[2] ? 1 : 2];
+        struct machine *asker = member_but(group, leader, NULL);
+        struct machine *other = member_but(group, leader, asker);
         const struct raft *raft = raft_of(leader);
         block(group, other, leader, BLOCK_MS * NS_PER_MS); /* nobody confirms the leadership */
         run_on(group, asker, ask_to_read, 1);
@@ -259,8 +269,8 @@ Test(situations, a_lost_question_delays_one_read_and_no_later_one)
         struct group *group = group_create(seed);
         start_all(group);
         struct machine *leader = leader_of(group);
-        struct machine *asker = &group->machines[leader == &group->machines[0] ? 1 : 0];
-        struct machine *other = &group->machines[leader == &group->machines[2] ? 1 : 2];
+        struct machine *asker = member_but(group, leader, NULL);
+        struct machine *other = member_but(group, leader, asker);
         const struct raft *raft = raft_of(leader);
         uint64_t reads = seed % 2 == 0 ? 10 : 1;
         read_result.batch = 0;
@@ -297,7 +307,7 @@ Test(situations, an_answer_that_takes_longer_than_the_next_question_is_one)
         struct group *group = group_create(seed);
         start_all(group);
         struct machine *leader = leader_of(group);
-        struct machine *asker = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        struct machine *asker = member_but(group, leader, NULL);
         path(group, leader, asker, SLOW_MS * NS_PER_MS);
         read_result.batch = 0;
         run_on(group, asker, ask_to_read, 1);
@@ -352,7 +362,7 @@ Test(situations, a_repair_of_what_the_leader_no_longer_has_is_a_snapshot)
         struct group *group = group_create(seed);
         start_all(group);
         struct machine *leader = leader_of(group);
-        struct machine *damaged = &group->machines[leader == &group->machines[0] ? 1 : 0];
+        struct machine *damaged = member_but(group, leader, NULL);
         run_on(group, leader, write_entries, ENTRIES);
         for (uint32_t i = 0; i < MACHINES; i++)
             run_until(group, is_whole(group, &group->machines[i]));
