@@ -89,7 +89,7 @@ bool progress_update(struct raft_peer *peer, uint64_t index)
 bool progress_decrease(struct raft_peer *peer, uint64_t rejected, uint64_t match_hint)
 {
     if (peer->state == RAFT_PEER_REPLICATE) {
-        if (rejected <= peer->match_index)
+        if (rejected <= peer->match_index || match_hint < peer->match_index)
             return false; /* overtaken by an acknowledgement */
         peer->next_index = peer->match_index + 1;
     } else {

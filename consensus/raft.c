@@ -347,12 +347,15 @@ static bool raft_term_gate(struct raft *raft, const struct raft_message *message
         return true;
     }
     if (message->term < raft->term) {
-        bool old_leader =
-            message->kind == RAFT_MESSAGE_APPEND || message->kind == RAFT_MESSAGE_HEARTBEAT;
-        if (old_leader && (raft->options.check_quorum || raft->options.pre_vote)) {
-            /* Our term ran ahead in isolation: only our higher term can free us, by deposing it. */
+        bool strives = message->kind == RAFT_MESSAGE_APPEND ||
+                       message->kind == RAFT_MESSAGE_HEARTBEAT ||
+                       message->kind == RAFT_MESSAGE_VOTE;
+        if (strives && (raft->options.check_quorum || raft->options.pre_vote)) {
+            /* A leader or candidate that is over. Nobody but us may be left to tell it. And where
+             * our term ran ahead in isolation, only that can free us, by deposing it. */
             struct raft_message *answer =
                 raft_send(raft, RAFT_MESSAGE_APPEND_RESPONSE, message->from);
+            answer->reject = true; /* it may lead in our term by now: this says nothing of logs */
             answer->after_append = RAFT_AFTER_THIS_APPEND;
         } else if (message->kind == RAFT_MESSAGE_PRE_VOTE) {
             /* Silence could deadlock a cluster of which a part has moved on. */

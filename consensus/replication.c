@@ -341,8 +341,11 @@ void raft_handle_append_response(struct raft *raft, const struct raft_message *m
     if (message->index > log->last_index)
         return; /* cannot be: no correct peer has more than its leader */
     invariant(peer->match_index <= log->last_index);
+    /* An empty probe is answered by what we know. One with entries that brings no news may be an
+     * older answer, or they did not fit: to send more now would start a storm. */
+    bool probed = peer->state == RAFT_PEER_PROBE && !peer->paused;
     bool news = progress_update(peer, message->index);
-    if (!news && !(peer->state == RAFT_PEER_PROBE && message->index == peer->match_index))
+    if (!news && !(probed && message->index == peer->match_index))
         return;
     switch (peer->state) {
     case RAFT_PEER_PROBE:

@@ -141,6 +141,22 @@ bool faults_has_answer(const struct faults *faults, uint64_t member)
     return answer_of(faults, member) < faults->answer_count;
 }
 
+/* FAULT_ANSWER_LATER: it told nothing. */
+static enum fault_answer told_by(const struct faults *faults, uint64_t member)
+{
+    uint32_t i = answer_of(faults, member);
+    return i == faults->answer_count ? FAULT_ANSWER_LATER : faults->answers[i].answer;
+}
+
+bool faults_all_told(const struct faults *faults, const struct raft_config *config, uint64_t self)
+{
+    struct raft_id_set members = raft_config_members(config);
+    for (uint32_t i = 0; i < members.count; i++)
+        if (members.ids[i] != self && told_by(faults, members.ids[i]) == FAULT_ANSWER_LATER)
+            return false;
+    return true;
+}
+
 /* Do those of `ids` that may have held the entry make a majority, or half? Half may have been a
  * majority before the last change of one member, and the entry committed by those. */
 static bool may_be_majority(const struct faults *faults, const struct raft_id_set *ids,
@@ -152,8 +168,8 @@ static bool may_be_majority(const struct faults *faults, const struct raft_id_se
             holders += faults->runs[0].proven;
             continue;
         }
-        uint32_t at = answer_of(faults, ids->ids[i]);
-        holders += at == faults->answer_count || faults->answers[at].answer == FAULT_ANSWER_LOST;
+        enum fault_answer answer = told_by(faults, ids->ids[i]);
+        holders += answer != FAULT_ANSWER_NEVER && answer != FAULT_ANSWER_UNSURE;
     }
     return ids->count > 0 && 2 * holders >= ids->count;
 }
@@ -161,20 +177,11 @@ static bool may_be_majority(const struct faults *faults, const struct raft_id_se
 bool faults_dispensable(const struct faults *faults, const struct raft_config *config,
                         uint64_t self)
 {
-    struct raft_id_set members = raft_config_members(config);
     if (faults->count == 0)
         return false;
-    for (uint32_t i = 0; i < members.count; i++) {
-        if (members.ids[i] == self)
-            continue;
-        uint32_t at = answer_of(faults, members.ids[i]);
-        if (at == faults->answer_count)
-            return false;
-        enum fault_answer answer = faults->answers[at].answer;
-        if (answer != FAULT_ANSWER_NEVER && answer != FAULT_ANSWER_LOST &&
-            answer != FAULT_ANSWER_UNSURE)
-            return false;
-    }
-    return members.count > 0 && !may_be_majority(faults, &config->voters, self) &&
+    for (uint32_t i = 0; i < faults->answer_count; i++)
+        if (faults->answers[i].answer == FAULT_ANSWER_COMPACTED)
+            return false; /* it is in tables, so it is committed */
+    return config->voters.count > 0 && !may_be_majority(faults, &config->voters, self) &&
            !may_be_majority(faults, &config->outgoing, self);
 }

@@ -4,8 +4,8 @@
  * Story     Recovery keeps index and term of a damaged block (storage/log/wal.h). Each run here is
  *           such entries of one term. About the lowest one the others are asked, one by one; what
  *           they answer decides: bytes from one of them repair it; a leader that no longer has it
- *           sends its tables; and when every member answered and too few can ever have held it, it
- *           was never committed (faults_dispensable()).
+ *           sends its tables; and when too few can ever have held it, it was never committed
+ *           (faults_dispensable()).
  * Invariants
  *   F1  runs are sorted, do not overlap, and are not empty.
  *   F2  answers are about the first entry of the first run; another question clears them.
@@ -67,9 +67,12 @@ void faults_answered(struct faults *faults, uint64_t member, enum fault_answer a
 /* Did this member answer since faults_forget_answers()? */
 bool faults_has_answer(const struct faults *faults, uint64_t member);
 
-/* Every other member of `config` answered that it does not hold the first faulty entry, and those
- * that may have held it, this member included, are less than half: it was not committed, by these
- * members or those of one change before, if all answers hold at one moment (raft_burn_term()). */
+/* Did every other member of `config` answer, and none of them that it cannot tell now? */
+bool faults_all_told(const struct faults *faults, const struct raft_config *config, uint64_t self);
+
+/* Those that may have held the first faulty entry are less than half, this member and who told
+ * nothing included: it was not committed, by these members or those of one change before, if all
+ * answers hold at one moment (raft_burn_term()). */
 bool faults_dispensable(const struct faults *faults, const struct raft_config *config,
                         uint64_t self);
 

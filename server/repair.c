@@ -13,10 +13,11 @@
 #include "server/snapshot_send.h"
 #include "storage/lsm/lsm.h"
 
-#define POLL_NS        (20 * NS_PER_MS)
-#define ANSWER_NS_MAX  (500 * NS_PER_MS) /* then the next member is asked */
-#define BURN_TRIES_MAX 16
-#define ROUND_PAUSE_NS (250 * NS_PER_MS) /* after all of them said no */
+#define POLL_NS         (20 * NS_PER_MS)
+#define ANSWER_NS_MAX   (500 * NS_PER_MS) /* then the next member is asked */
+#define BURN_TRIES_MAX  16
+#define ROUND_PAUSE_NS  (250 * NS_PER_MS) /* after all of them said no */
+#define SILENT_TIMEOUTS 10 /* election timeouts without a leader: who is silent may stay so */
 
 struct question {
     uint64_t from; /* 0: free */
@@ -41,6 +42,7 @@ struct repair {
     /* Our question. */
     uint64_t asked; /* member; 0: none is under way */
     uint64_t asked_ns, asked_before;
+    uint64_t sought, sought_ns; /* the lowest faulty entry, and since when without a leader */
     struct peer_repair_request request;
     uint64_t burn;       /* the term in which answers count as final; 0: not that far */
     uint64_t burn_floor; /* the highest term that an answer told */
@@ -145,12 +147,25 @@ static void ask(struct repair *repair, uint64_t member)
     repair->asked_ns = core_now_ns(repair->core);
 }
 
-/* Nobody has the lowest faulty entry, as far as they said, and no leader will settle it. */
+static void note_time(struct repair *repair)
+{
+    uint64_t first = repair->faults.runs[0].first;
+    if (repair->sought == first && raft_of(repair)->leader == 0)
+        return;
+    repair->sought = first;
+    repair->sought_ns = core_now_ns(repair->core);
+}
+
+/* Nobody has the lowest faulty entry, as far as they said, and no leader will settle it. Who has
+ * not said anything yet gets time to. */
 static bool may_be_dropped(const struct repair *repair)
 {
     const struct raft *raft = raft_of(repair);
     uint64_t first = repair->faults.runs[0].first;
-    return raft->leader == 0 && raft->role == RAFT_ROLE_FOLLOWER &&
+    uint64_t patience_ns = SILENT_TIMEOUTS * raft->options.election_timeout_ns;
+    bool heard = faults_all_told(&repair->faults, &raft->config, raft->options.id) ||
+                 core_now_ns(repair->core) - repair->sought_ns >= patience_ns;
+    return heard && raft->leader == 0 && raft->role == RAFT_ROLE_FOLLOWER &&
            first > raft->log.committed_index &&
            !log_notes_has_config(&repair->node->raft->notes, raft->log.applied_index + 1, first) &&
            faults_dispensable(&repair->faults, &raft->config, raft->options.id);
@@ -207,7 +222,10 @@ static void go_on(struct repair *repair)
     if (repair->copies != NULL || repair->stopping)
         return;
     publish(repair);
-    if (repair->faults.count == 0 || now_ns < repair->pause_until_ns)
+    if (repair->faults.count == 0)
+        return;
+    note_time(repair);
+    if (now_ns < repair->pause_until_ns)
         return;
     if (repair->asked != 0 && now_ns - repair->asked_ns < ANSWER_NS_MAX)
         return;

@@ -11,11 +11,12 @@
  *           replaces them as it replaces any entry.
  *
  *           Without a leader an entry may be one that nobody has any more, such as the last block
- *           before a power failure. When every member, in one burnt term (raft_burn_term()), says
- *           that it has no good copy, and too few can ever have had one, it was never committed,
- *           and the log ends before it. Else it waits: it is never cut for want of an answer.
- *           One case is decided against the letter: copies that may be torn as well as rotten,
- *           on all members at once, count as torn.
+ *           before a power failure. When so many members, in one burnt term (raft_burn_term()), say
+ *           that they have no good copy that too few can ever have had one, it was never committed,
+ *           and the log ends before it. Who does not answer counts as having one, and gets ten
+ *           election timeouts to say so. Else the entry waits.
+ *           One case is decided against the letter: copies that may be torn as well as rotten
+ *           count as torn.
  * Owner     The raft core.
  * Errors    None: what is not repaired is asked for again.
  * Limits    One question under way; an answer carries about REPAIR_BYTES.

@@ -230,6 +230,9 @@ static int recover(struct wal *wal, struct wal_scan *scan)
     }
     remove_leftovers(wal, scan);
     take_over(wal, scan);
+    if (!wal->fenced)
+        wal_ring_write(
+            wal); /* the last block's trail may not have landed: a copy before the proof */
     wal_superblock_write(wal, false);
     if (scan->superblock_damaged)
         wal_superblock_write(wal, false);
@@ -262,6 +265,7 @@ static struct wal *wal_allocate(void)
     wal->ring.fd = -1;
     wal->next_sequence = 1;
     wal->segments = calloc(WAL_SEGMENTS_MAX, sizeof(*wal->segments));
+    wal_keeper_init(wal);
     queue_init(&wal->queued, QUEUE_UNBOUNDED);
     queue_init(&wal->issued, QUEUE_UNBOUNDED);
     histogram_init(&wal->stats.entries_per_block);

@@ -256,6 +256,7 @@ void wal_superblock_write(struct wal *wal, bool clean); /* fiber */
  * other write of the ring may be under way. */
 void wal_ring_write(struct wal *wal);
 
+void wal_keeper_init(struct wal *wal);
 void wal_keeper_start(struct wal *wal);
 void wal_keeper_stop(struct wal *wal); /* fiber: returns when it has ended */
 void wal_keeper_kick(struct wal *wal);

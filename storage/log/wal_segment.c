@@ -287,13 +287,17 @@ void wal_keeper_kick(struct wal *wal)
     fiber_event_signal(&wal->keeper_event);
 }
 
-void wal_keeper_start(struct wal *wal)
+void wal_keeper_init(struct wal *wal)
 {
     fiber_event_init(&wal->keeper_event);
     fiber_event_init(&wal->keeper_done);
     fiber_event_init(&wal->idle_event);
     timer_init(&wal->idle_timer, idle_mark);
     timer_init(&wal->space_timer, space_retry);
+}
+
+void wal_keeper_start(struct wal *wal)
+{
     wal->keeper_running = true;
     int result = fiber_spawn(wal->core, FIBER_BACKGROUND, keeper_main, wal);
     if (result < 0)

@@ -235,7 +235,7 @@ struct lite_node {
     bool gone;                  /* removed, and ended for good */
 
     uint64_t burn;            /* the term in which answers about lost entries are final, or 0 */
-    uint64_t denied, lost_by; /* bit per member who has not the lowest one, who lost it too */
+    uint64_t denied, lost_by; /* bit per member who has not the lowest one, who may have had it */
 
     struct lite_waiting *waiting;
     uint32_t waiting_count, waiting_capacity;

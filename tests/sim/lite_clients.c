@@ -7,6 +7,8 @@
 #include "core/invariant.h"
 #include "tests/sim/memory.h"
 
+#define OPERATIONS_MAX 50000 /* a busy seed ends all the same */
+
 /* ---- a node's side -------------------------------------------------------------------------- */
 
 static void reply(struct lite_node *node, uint64_t operation, bool ok, uint64_t revision,
@@ -185,7 +187,9 @@ static void client_think(struct lite_client *client)
 {
     struct lite *lite = client->lite;
     client->operation = 0;
-    if (lite->healed && (client != &lite->clients[0] || lite->probe_done))
+    bool ended = lite->healed ? client != &lite->clients[0] || lite->probe_done
+                              : lite->history.operation_count >= OPERATIONS_MAX;
+    if (ended)
         return;
     uint64_t think_ns = lite_spread(lite_prng(lite, WORKLOAD), lite->config.think_ns);
     sim_event_schedule(&lite->world, &client->event, lite->world.now_ns + think_ns);

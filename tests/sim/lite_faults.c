@@ -183,7 +183,10 @@ static void propose_members(struct lite_node *leader, uint64_t random)
         }
         if (grow && one.kind != RAFT_CHANGE_REMOVE && (draw >> 3) % 2 == 0)
             one.id = pick_joiner(leader, draw);
-        if (one.id != 0)
+        /* No server lets the only voter go in the change that makes another one: should that one
+         * not hear that it is committed, neither would ask for votes. */
+        bool last = config->voters.count == 1 && one.id == config->voters.ids[0] && wanted > 1;
+        if (one.id != 0 && !last)
             change.changes[change.count++] = one;
     }
     if (leave)
@@ -487,6 +490,8 @@ void lite_heal(struct lite *lite)
     if (!lite->config.raft.pre_vote || !lite->config.raft.check_quorum)
         for (uint32_t id = 1; id <= lite->node_count; id++)
             lite->disturbed |= lite->nodes[id]->membership == LITE_RETIRED && lite->nodes[id]->up;
+    /* Without either, nobody tells an old leader that it is over (scenario row 2). */
+    lite->disturbed |= !lite->config.raft.pre_vote && !lite->config.raft.check_quorum;
     lite_probe(lite);
 }
 

@@ -9,6 +9,7 @@
 
 #define LOST_MOST      4 /* at one start */
 #define REPAIR_WAIT_NS (20 * NS_PER_MS)
+#define SILENCES       8 /* so often, about, who cannot tell is asked */
 
 bool lite_rot_is_lost(const struct lite_disk *disk, uint64_t index)
 {
@@ -222,12 +223,13 @@ void lite_rot_turn(struct lite_node *node)
     enum answer answer = ask(node, to, index, term);
     lite_text(lite, node, "asks n%u for %" PRIu64 ": %s", to, index,
               (const char *[]){"later", "copied", "never had it", "lost it too"}[answer]);
+    bool silent = answer == ANSWER_LATER && prng_chance(lite_prng(lite, FAULTS), 1, SILENCES);
     if (answer == ANSWER_COPY)
         found(node, index);
     else if (answer == ANSWER_LATER && lite->healed)
         found(node, index); /* whoever has it may have failed for good: it can be read again */
-    else if (answer != ANSWER_LATER)
+    else if (answer != ANSWER_LATER || silent)
         node->denied |= UINT64_C(1) << to;
-    if (answer == ANSWER_LOST)
+    if (answer == ANSWER_LOST || silent) /* who says nothing counts as one that had it */
         node->lost_by |= UINT64_C(1) << to;
 }

@@ -28,17 +28,23 @@ static void proposal_over(struct proposal *proposal)
     proposal_destroy(proposal);
 }
 
-/* So many entries, of a leader that nobody hears: each is a block of its log, and stays alone. */
-static void propose_entries(struct machine *machine)
+/* An entry of a leader that nobody hears. */
+static void propose_entry(struct machine *machine)
 {
     struct node *node = machine->node;
+    const struct member *own = member_find(&node->membership.set, node->identity.member_id);
+    struct proposal *proposal = member_request_make(node, REQUEST_MEMBER_UPDATE, own);
+    cr_assert_not_null(proposal);
+    proposal->done = proposal_over;
+    proposal->deadline_ns = core_now_ns(core_current()) + LIMIT_S * NS_PER_S;
+    pending_add(&node->raft->pending, proposal);
+}
+
+/* So many of them: each is a block of its log, and stays alone. */
+static void propose_entries(struct machine *machine)
+{
     for (uint64_t i = 0; i < machine->argument; i++) {
-        const struct member *own = member_find(&node->membership.set, node->identity.member_id);
-        struct proposal *proposal = member_request_make(node, REQUEST_MEMBER_UPDATE, own);
-        cr_assert_not_null(proposal);
-        proposal->done = proposal_over;
-        proposal->deadline_ns = core_now_ns(core_current()) + LIMIT_S * NS_PER_S;
-        pending_add(&node->raft->pending, proposal);
+        propose_entry(machine);
         fiber_sleep_until(core_now_ns(core_current()) + 5 * NS_PER_MS);
     }
 }
@@ -464,6 +470,45 @@ Test(situations, what_replaced_a_damaged_entry_is_given_to_others)
     }
     cr_expect_gt(replaced.asked, 0);
     cr_expect_eq(replaced.served, replaced.asked);
+}
+
+/* A power failure while it writes a block: what lands of that is cut into sectors. */
+static void lose_power(struct machine *machine)
+{
+    struct prng *prng = sim_prng(machine->sim.world, SIM_STREAM_FAULTS);
+    sim_requests_land(&machine->sim, machine->disk, false, SIM_LOSS_TORN, prng);
+    sim_node_crash(&machine->sim);
+    sim_disk_power_cut(machine->disk, SIM_LOSS_TORN, prng);
+    machine->node = NULL;
+}
+
+/* One of three stays dark after a power failure, another tore its last entry, the third never had
+ * it: the two wait for the one, not for ever. */
+Test(situations, a_torn_entry_waits_for_a_member_that_stays_away_but_not_for_ever)
+{
+    enum { MORE_SEEDS = 64 };
+    uint64_t dropped = 0;
+    for (uint64_t seed = 1; seed <= MORE_SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *torn = leader_of(group);
+        struct machine *other = member_but(group, torn, NULL);
+        struct machine *away = member_but(group, torn, other);
+        const struct raft_log *log = &raft_of(torn)->log;
+        kill_machine(away);
+        block(group, torn, other, LIMIT_S * NS_PER_S);
+        run_on(group, torn, propose_entry, 0);
+        run_until(group, log->issued_index > log->durable_index);
+        lose_power(torn);
+        kill_machine(other);
+        block(group, torn, other, 0);
+        boot(torn);
+        boot(other);
+        run_until(group, leader_of(group) != NULL);
+        dropped += repair_stats(torn->node->repair)->dropped;
+        group_destroy(group);
+    }
+    cr_expect_gt(dropped, 0);
 }
 
 /* Nobody answers, for as long as it takes: it waits, and leaves the processor to others. */

@@ -125,15 +125,21 @@ Test(faults, an_entry_goes_only_when_no_majority_can_have_had_it)
         {"nobody ever had it", "123", "", "", false, "nn", true},
         {"only we had it", "123", "", "", true, "nn", true},
         {"a power failure: all were writing it", "123", "", "", false, "uu", true},
-        {"one does not answer", "123", "", "", false, "n-", false},
-        {"one cannot tell", "123", "", "", false, "nt", false},
+        {"one does not answer, maybe it has one", "123", "", "", false, "n-", true},
+        {"and we had one", "123", "", "", true, "n-", false},
+        {"one cannot tell", "123", "", "", false, "nt", true},
+        {"two of five do not answer", "12345", "", "", false, "un--", true},
+        {"three of five do not", "12345", "", "", false, "n---", false},
+        {"one of two does not answer", "12", "", "", false, "-", false},
+        {"one of four that was removed, one does not answer", "1234", "", "", false, "-nn", true},
+        {"two of four do not answer", "1234", "", "", false, "--n", false},
         {"one has it in its tables", "123", "", "", false, "nc", false},
         {"another had it, we may not", "123", "", "", false, "nl", true},
         {"two of three had it: it may be committed", "123", "", "", true, "nl", false},
         {"the two others had it", "123", "", "", false, "ll", false},
         {"two of five had it", "12345", "", "", true, "lnnn", true},
         {"three of five had it", "12345", "", "", true, "llnn", false},
-        {"a learner does not answer", "123", "", "4", false, "nn-", false},
+        {"a learner does not answer: it does not count", "123", "", "4", false, "nn-", true},
         {"a learner says never", "123", "", "4", false, "nnn", true},
         {"a learner had it: it does not count", "123", "", "4", true, "nnl", true},
         {"a majority of the half that leaves", "123", "145", "", true, "nnln", false},
@@ -150,4 +156,22 @@ Test(faults, an_entry_goes_only_when_no_majority_can_have_had_it)
         cr_expect_eq(dispensable(cases[i].voters, cases[i].outgoing, cases[i].learners,
                                  cases[i].proven, cases[i].answers),
                      cases[i].want, "%s", cases[i].why);
+}
+
+Test(faults, who_told)
+{
+    struct raft_config config = {0};
+    ids_add(&config.voters, "123");
+    ids_add(&config.learners, "4");
+    faults_init(&faults);
+    add(5, 9);
+    faults_answered(&faults, 2, FAULT_ANSWER_NEVER);
+    faults_answered(&faults, 4, FAULT_ANSWER_UNSURE);
+    cr_expect_not(faults_all_told(&faults, &config, 1), "3 did not answer");
+    faults_answered(&faults, 3, FAULT_ANSWER_LATER);
+    cr_expect_not(faults_all_told(&faults, &config, 1), "3 cannot tell now");
+    faults_answered(&faults, 3, FAULT_ANSWER_LOST);
+    cr_expect(faults_all_told(&faults, &config, 1));
+    cr_expect_not(faults_all_told(&faults, &config, 5), "1 is another then");
+    faults_deinit(&faults);
 }

@@ -25,6 +25,7 @@ Test(progress, row_85_decrease)
         {"replicate: at match is stale", RAFT_PEER_REPLICATE, 5, 10, 5, 5, false, 10},
         {"replicate: below match is stale", RAFT_PEER_REPLICATE, 5, 10, 4, 4, false, 10},
         {"replicate: back to match", RAFT_PEER_REPLICATE, 5, 10, 9, 9, true, 6},
+        {"replicate: sent before what we know by now", RAFT_PEER_REPLICATE, 5, 10, 9, 4, false, 10},
         {"probe: not the probe under way", RAFT_PEER_PROBE, 0, 10, 5, 5, false, 10},
         {"probe: one step", RAFT_PEER_PROBE, 0, 10, 9, 9, true, 9},
         {"probe: the hint is nearer", RAFT_PEER_PROBE, 0, 10, 9, 2, true, 3},

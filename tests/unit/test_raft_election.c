@@ -47,8 +47,14 @@ Test(raft_election, row_2_lower_term_is_not_handled)
         cr_expect_eq(node->raft.leader, 0);
         cr_expect_eq(node->raft.log.committed_index, 0);
         cr_expect_eq(cluster.network_count, guarded, "only a guarded node answers");
-        if (guarded)
+        if (guarded) {
             cr_expect_eq(craft_newest(&cluster)->term, 2, "its term frees a stuck leader");
+            cr_expect(craft_newest(&cluster)->reject, "it says nothing of its log");
+        }
+        craft_drain(&cluster);
+        craft_give(node, (struct raft_message){.kind = RAFT_MESSAGE_VOTE, .term = 1});
+        cr_expect_eq(node->raft.vote, 0);
+        cr_expect_eq(cluster.network_count, guarded, "a candidate may not campaign again");
         cluster_deinit(&cluster);
     }
 }

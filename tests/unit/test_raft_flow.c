@@ -85,6 +85,29 @@ Test(raft_flow, row_73_a_probe_is_one_message)
     cluster_deinit(&cluster);
 }
 
+/* On a network that reorders, each such answer would start a burst, and each burst more of them. */
+Test(raft_flow, an_answer_without_news_does_not_end_a_probe_with_entries)
+{
+    struct raft_options options = craft_options();
+    struct cluster cluster;
+    cluster_init(&cluster);
+    struct node *node = replicating_leader(&cluster, &options);
+    const struct raft_peer *peer = raft_peer_find(&node->raft, 2);
+    raft_report_unreachable(&node->raft, 2);
+    for (int i = 0; i < 10; i++)
+        propose_bytes(node, 8);
+    craft_ready(node);
+    cr_assert_eq(peer->state, RAFT_PEER_PROBE);
+    cr_assert_eq(craft_count(&cluster, RAFT_MESSAGE_APPEND), 1);
+    craft_drain(&cluster);
+    craft_ack(node, 2, peer->match_index);
+    cr_expect_eq(peer->state, RAFT_PEER_PROBE);
+    cr_expect_eq(craft_count(&cluster, RAFT_MESSAGE_APPEND), 0);
+    craft_ack(node, 2, peer->match_index + 1);
+    cr_expect_eq(peer->state, RAFT_PEER_REPLICATE);
+    cluster_deinit(&cluster);
+}
+
 Test(raft_flow, row_74_replicate_sends_all_and_snapshot_nothing)
 {
     for (int snapshot = 0; snapshot < 2; snapshot++) {

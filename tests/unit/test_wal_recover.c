@@ -361,6 +361,37 @@ Test(wal_recover, evidence_counts_the_same_while_others_hold_every_buffer)
     give_all_buffers();
 }
 
+/* Its trail did not land, and it is kept: the start that calls it durable leaves a copy of its
+ * header, so that one more damage does not take away what it was. */
+static void copy_of_last_header(void)
+{
+    static const struct row torn_trail = {.terms = {1, 1, 1, 1}, .trail = B(4)};
+    char started[128], segment[160];
+    uint8_t zeros[WAL_PAGE_BYTES] = {0};
+    struct wal_recovered recovered;
+    row = &torn_trail;
+    write_image();
+    damage_image();
+    struct wal *wal = open_small(crashed, &recovered);
+    cr_assert_eq(recovered.verdict, WAL_VERDICT_OK);
+    snprintf(started, sizeof(started), "%s/started", root);
+    copy_log(crashed, started);
+    wal_close(wal);
+    snprintf(segment, sizeof(segment), "%s/0000000001.log", started);
+    patch(segment, (BLOCKS - 1) * (uint64_t)WAL_BLOCK_BYTES_MIN, zeros, sizeof(zeros));
+    wal = open_small(started, &recovered);
+    cr_assert_eq(recovered.verdict, WAL_VERDICT_FAULTY, "%s", recovered.reason);
+    cr_expect_eq(recovered.last_index, 12);
+    cr_expect_eq(recovered.fault_first_index, 10);
+    cr_expect_eq(recovered.fault_proven_count, 1);
+    wal_close(wal);
+}
+
+Test(wal_recover, a_start_leaves_a_copy_of_the_last_header)
+{
+    in_fiber(copy_of_last_header);
+}
+
 /* ---- repair and cut ----------------------------------------------------------------------------
  */
 
