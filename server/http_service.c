@@ -60,6 +60,11 @@ static bool not_corrupt(const struct node *node)
              (1u << ALARM_CORRUPT));
 }
 
+static bool is_no_learner(const struct node *node)
+{
+    return !atomic_load_explicit(&node->shared.is_learner, memory_order_relaxed);
+}
+
 static bool always(const struct node *node maybe_unused)
 {
     return true;
@@ -70,7 +75,7 @@ static const struct check ready_checks[] = {
     {"data_corruption", not_corrupt, "alarm activated: CORRUPT"},
     {"serializable_read", always, ""},
     {"linearizable_read", has_leader, "etcdserver: no leader"},
-    {"non_learner", always, ""},
+    {"non_learner", is_no_learner, "not supported for learner"},
 };
 
 /* "/readyz" for all checks, "/readyz/name" for one. False: no such check. */

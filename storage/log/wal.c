@@ -421,11 +421,10 @@ static void ring_follow(struct wal *wal)
 
 static bool has_unproven_fault(const struct wal *wal)
 {
-    for (uint32_t row = 0; row < wal->index.count; row++) {
-        const struct wal_extent *extent = wal_index_row(&wal->index, row);
-        if ((extent->flags & WAL_EXTENT_FAULTY) != 0 && (extent->flags & WAL_EXTENT_PROVEN) == 0)
+    struct wal_fault fault;
+    for (uint32_t slot = 0; wal_fault_get(wal, slot, &fault); slot++)
+        if (!fault.proven)
             return true;
-    }
     return false;
 }
 
@@ -527,10 +526,10 @@ static const struct wal_extent *fault_row(const struct wal *wal, uint32_t slot)
 
 uint32_t wal_fault_count(const struct wal *wal)
 {
+    struct wal_fault ignored;
     uint32_t count = 0;
-    for (uint32_t row = 0; row < wal->index.count; row++)
-        if ((wal_index_row(&wal->index, row)->flags & WAL_EXTENT_FAULTY) != 0)
-            count++;
+    while (wal_fault_get(wal, count, &ignored))
+        count++;
     return count;
 }
 

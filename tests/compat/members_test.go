@@ -263,3 +263,47 @@ func comparableError(p printed, shape bool) string {
 	}
 	return p.stderr
 }
+
+// A learner that has all it needs fails one check of the four, until it is promoted.
+func TestLearnerIsNotReady(t *testing.T) {
+	var learners []*server
+	for system, bin := range map[string]string{"raftd": program(t, "RAFTD", "build/release/bin/raftd"),
+		"etcd": program(t, "PEER", "build/peers/etcd")} {
+		g := newGroup(t, system, bin)
+		g.learn(t)
+		if err := prepare(g); err != nil {
+			t.Fatal(err)
+		}
+		call := pb.MemberAddRequest{PeerURLs: []string{g.last().PeerURL()}, IsLearner: true}
+		for deadline := time.Now().Add(settleTimeout); ; time.Sleep(100 * time.Millisecond) {
+			_, err := pb.NewClusterClient(g.leads.Conn).MemberAdd(context.Background(), &call)
+			if err == nil {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatal(system, err)
+			}
+		}
+		if err := g.last().Launch(); err != nil {
+			t.Fatal(err)
+		}
+		learners = append(learners, &server{name: system, Member: g.last()})
+	}
+	const want = "[+]data_corruption ok\n[+]linearizable_read ok\n[+]serializable_read ok\n" +
+		"[-]non_learner failed: not supported for learner"
+	for _, s := range learners {
+		for deadline := time.Now().Add(settleTimeout); ; time.Sleep(100 * time.Millisecond) {
+			answer := fetch(s, "GET", "/readyz", "")
+			if answer.status == 503 && strings.TrimSpace(sorted(answer.body)) == want {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("%s: %+v", s.name, answer)
+				break
+			}
+		}
+		if answer := fetch(s, "GET", "/readyz?exclude=non_learner", ""); answer.status != 200 {
+			t.Errorf("%s, without that check: %+v", s.name, answer)
+		}
+	}
+}
