@@ -42,7 +42,8 @@ struct repair {
     /* Our question. */
     uint64_t asked; /* member; 0: none is under way */
     uint64_t asked_ns, asked_before;
-    uint64_t sought, sought_ns; /* the lowest faulty entry, and since when without a leader */
+    uint64_t sought;            /* the lowest faulty entry, and for how long we listened since */
+    uint64_t seen_ns, heard_ns; /* without a leader */
     struct peer_repair_request request;
     uint64_t burn;       /* the term in which answers count as final; 0: not that far */
     uint64_t burn_floor; /* the highest term that an answer told */
@@ -147,13 +148,16 @@ static void ask(struct repair *repair, uint64_t member)
     repair->asked_ns = core_now_ns(repair->core);
 }
 
+/* Time in which this process stood still does not count: nobody could be heard. */
 static void note_time(struct repair *repair)
 {
-    uint64_t first = repair->faults.runs[0].first;
-    if (repair->sought == first && raft_of(repair)->leader == 0)
-        return;
+    uint64_t first = repair->faults.runs[0].first, now_ns = core_now_ns(repair->core);
+    if (repair->sought != first || raft_of(repair)->leader != 0)
+        repair->heard_ns = 0;
+    else
+        repair->heard_ns += u64_min(now_ns - repair->seen_ns, 2 * POLL_NS);
     repair->sought = first;
-    repair->sought_ns = core_now_ns(repair->core);
+    repair->seen_ns = now_ns;
 }
 
 /* Nobody has the lowest faulty entry, as far as they said, and no leader will settle it. Who has
@@ -164,7 +168,7 @@ static bool may_be_dropped(const struct repair *repair)
     uint64_t first = repair->faults.runs[0].first;
     uint64_t patience_ns = SILENT_TIMEOUTS * raft->options.election_timeout_ns;
     bool heard = faults_all_told(&repair->faults, &raft->config, raft->options.id) ||
-                 core_now_ns(repair->core) - repair->sought_ns >= patience_ns;
+                 repair->heard_ns >= patience_ns;
     return heard && raft->leader == 0 && raft->role == RAFT_ROLE_FOLLOWER &&
            first > raft->log.committed_index &&
            !log_notes_has_config(&repair->node->raft->notes, raft->log.applied_index + 1, first) &&
@@ -212,8 +216,9 @@ static void round_ended(struct repair *repair)
     repair->burn = dispensable && raft_burn_term(raft, term, raft->options.id) ? term : 0;
     repair->burn_tries = 0;
     faults_forget_answers(&repair->faults);
-    repair->pause_until_ns =
-        core_now_ns(repair->core) + (repair->burn != 0 ? POLL_NS : ROUND_PAUSE_NS);
+    uint64_t pause_ns = repair->burn != 0 ? POLL_NS : ROUND_PAUSE_NS;
+    uint64_t jitter_ns = reactor_random(core_reactor(repair->core)) % pause_ns; /* two may ask */
+    repair->pause_until_ns = core_now_ns(repair->core) + pause_ns + jitter_ns;
 }
 
 static void go_on(struct repair *repair)
@@ -324,18 +329,20 @@ int repair_answered(struct repair *repair, const struct peer_input *input)
     uint64_t from = input->header.from;
     repair->burn_floor = u64_max(repair->burn_floor, answer.own_term);
     forget_gone(repair);
-    bool current = from == repair->asked && repair->copies == NULL && !repair->stopping &&
-                   repair->faults.count > 0 && answer.first == repair->request.first &&
-                   answer.term == repair->request.term && answer.burn == repair->burn &&
-                   answer.first == repair->faults.runs[0].first;
-    if (!current)
-        return 0; /* to an earlier question */
-    repair->asked = 0;
+    bool fits = repair->copies == NULL && !repair->stopping && repair->faults.count > 0 &&
+                answer.first == repair->faults.runs[0].first &&
+                answer.term == repair->faults.runs[0].term;
+    if (!fits)
+        return 0; /* of what is not missing, or not any more */
     const struct fault *run = &repair->faults.runs[0];
-    if (answer.answer == FAULT_ANSWER_ENTRIES) {
+    if (answer.answer == FAULT_ANSWER_ENTRIES) { /* welcome, however late */
         uint64_t count = u64_min(answer.count, run->last - run->first + 1);
+        repair->asked = from == repair->asked ? 0 : repair->asked;
         return write_copies(repair, input, entries, (uint32_t)count);
     }
+    if (from != repair->asked || answer.burn != repair->burn)
+        return 0; /* to an earlier question */
+    repair->asked = 0;
     if (answer.answer == FAULT_ANSWER_COMPACTED && release_instead(repair))
         return 0;
     bool soon = answer.answer == FAULT_ANSWER_LATER && repair->burn != 0 &&
@@ -395,6 +402,8 @@ static enum fault_answer answer_to(struct repair *repair, const struct question 
         return FAULT_ANSWER_LATER;
     if (term == request->term && own == NULL)
         return FAULT_ANSWER_ENTRIES;
+    if (raft->leader != 0)
+        return FAULT_ANSWER_LATER; /* it settles this; nobody's term needs to move */
     if (request->burn != 0 && !raft_term_is_burnt(raft, request->burn, question->from)) {
         bool begun = raft_burn_term(raft, request->burn, question->from);
         sometimes(begun, "repair: a term is burnt");

@@ -225,8 +225,7 @@ static void keep(struct wal_scan *scan, struct wal_position at, const struct wal
     scan->last = *block;
     scan->last_crc_known = true;
     scan->expected = block->sequence + 1;
-    scan->sequence_seen_max = u64_max(scan->sequence_seen_max, block->sequence);
-    scan->proof = u64_max(scan->proof, block->durable_upto);
+    wal_scan_learn(scan, block); /* ring and trails to come repeat it */
     at.offset += block->bytes;
     scan->at = at;
     scan->recovered->blocks++;

@@ -300,6 +300,8 @@ void lite_config_draw(struct lite_config *config, const struct raftsim_options *
     prng_init(&prng, sim_seed_split(options->seed, "rot"));
     if (prng_chance(&prng, 1, 6))
         config->rot_percent = 10 + (uint32_t)prng_below(&prng, 80);
+    if (config->rot_percent > 0 && prng_chance(&prng, 1, 2))
+        config->tear_per_mille = 2 + (uint32_t)prng_below(&prng, 60);
     if (options->nodes != 0)
         config->voters = options->nodes;
     spare(config, options->spared);
@@ -323,7 +325,7 @@ void lite_config_print(const struct lite_config *config, FILE *out)
             "disk=%.3fms+%.3fms apply=%.3fms/%u flush=%u/1000 retain=%" PRIu64
             " hesitates=%d turn=%.3fms stall=%u/1000 drift=%" PRIu64
             "ppm slow-disk=x%u slow-node=%u doom=%u%% lazy-node=%u cut-off=%u%% voters-most=%u "
-            "shrinks=%d rot=%u%%\n",
+            "shrinks=%d rot=%u%% torn=%u/1000\n",
             config->fifo, config->drop_per_mille, config->double_per_mille,
             (double)config->delay_ns / 1e6, (double)config->jitter_ns / 1e6,
             (double)config->tail_ns / 1e6, (double)config->disk_ns / 1e6,
@@ -332,7 +334,7 @@ void lite_config_print(const struct lite_config *config, FILE *out)
             config->snapshot_hesitates, (double)config->turn_ns_max / 1e6, config->stall_per_mille,
             config->drift_ppm_max, config->slow_factor, config->slow_node, config->doom_percent,
             config->lazy_node, config->cut_off_percent, config->voters_most, config->shrinks,
-            config->rot_percent);
+            config->rot_percent, config->tear_per_mille);
     fprintf(out,
             "clients=%u think=%.0fms timeout=%.0fms reads=%u%% to-leader=%d faults every %.0fms, "
             "up to %.0fms, weights",

@@ -114,6 +114,7 @@ struct lite_config {
     uint32_t lazy_node; /* takes LITE_LAZY times as long to apply; 0 = none */
     uint32_t apply_entries_max;
     uint32_t rot_percent;     /* of starts miss entries of their log */
+    uint32_t tear_per_mille;  /* of writes are cut short by a crash then, too, torn maybe */
     uint32_t flush_per_mille; /* chance of an image after an applied batch */
     uint64_t retain_entries;  /* kept in the log below the image */
     bool snapshot_hesitates;  /* the caller has none at hand sometimes */
@@ -179,6 +180,7 @@ struct lite_disk {
     struct lite_image image;      /* what the state machine contains durably */
     uint64_t lost[LITE_LOST_MAX]; /* entries of which only index and term can be read */
     uint32_t lost_count;
+    uint64_t torn; /* the lost entries from it on may never have been written; 0: all were */
 };
 
 /* One piece of the append lane. */
@@ -352,6 +354,8 @@ uint64_t lite_rot_boot(struct lite_node *node); /* the lowest lost entry to appl
 void lite_rot_started(struct lite_node *node);
 void lite_rot_turn(struct lite_node *node);
 void lite_rot_sent(const struct lite_node *node, const struct raft_message *message);
+bool lite_rot_allowed(const struct lite_node *node);
+void lite_rot_lose(struct lite_node *node, uint64_t index);
 bool lite_rot_is_lost(const struct lite_disk *disk, uint64_t index);
 void lite_rot_forget(struct lite_disk *disk, uint64_t first, uint64_t last);
 

@@ -53,6 +53,7 @@ static void disk_install(struct lite_node *node, const struct lite_image *image)
     disk->compacted_index = disk->last_index = image->index;
     disk->compacted_term = image->term;
     disk->lost_count = 0;
+    disk->torn = 0;
     /* A commit index of the log that is gone says nothing. */
     disk->hard_state.commit = u64_max(disk->hard_state.commit, image->index);
     disk->hard_state.commit = u64_min(disk->hard_state.commit, disk->last_index);
@@ -75,6 +76,8 @@ static void disk_write(struct lite_node *node, const struct lite_append *append,
         lite_rot_forget(disk, index, index);
     }
     lite_rot_forget(disk, disk->last_index + 1, UINT64_MAX);
+    if (entry_count > 0)
+        disk->torn = 0; /* a leader has what it builds on; votes prove nothing */
     disk_write_hard_state(node, &append->hard_state);
 }
 
@@ -185,7 +188,11 @@ void lite_disk_append(struct lite_node *node, const struct raft_ready *ready)
     }
     bool replaces = ready->append_first != 0 && ready->append_first <= node->disk.last_index;
     struct prng *faults = lite_prng(node->lite, FAULTS);
-    if (replaces && prng_chance(faults, node->lite->config.doom_percent, 100))
+    const struct lite_config *config = &node->lite->config;
+    uint64_t doom_per_mille = replaces ? 10 * config->doom_percent : 0;
+    if (append->entry_count > 0 && lite_rot_allowed(node))
+        doom_per_mille = u64_max(doom_per_mille, config->tear_per_mille);
+    if (doom_per_mille > 0 && prng_chance(faults, doom_per_mille, 1000))
         sim_event_schedule(&node->lite->world, &node->doom,
                            node->lite->world.now_ns + prng_below(faults, delay_ns + 1));
     append->next = NULL;
@@ -207,8 +214,30 @@ struct lite_append *lite_disk_pop(struct lite_node *node)
 
 /* ---- crash and restart ---------------------------------------------------------------------- */
 
+/* A write that landed in parts: what it was can be told, the bytes of its last entries cannot. */
+static void disk_tear(struct lite_node *node, const struct lite_append *append)
+{
+    struct lite_disk *disk = &node->disk;
+    struct prng *prng = lite_prng(node->lite, DISK);
+    uint64_t torn = disk->torn;
+    uint32_t good = (uint32_t)prng_below(prng, append->entry_count);
+    disk_write(node, append, append->entry_count);
+    for (uint32_t i = good; i < append->entry_count; i++)
+        lite_rot_lose(node, append->entries[i].index);
+    uint64_t first = append->entries[good].index;
+    disk->torn = torn == 0 ? first : u64_min(torn, first);
+    lite_text(node->lite, node, "* a write is torn from %" PRIu64 " on", first);
+}
+
+static bool may_tear(const struct lite_node *node, const struct lite_append *append)
+{
+    return lite_rot_allowed(node) && append->install == NULL && append->entry_count > 0 &&
+           node->disk.lost_count + append->entry_count <= LITE_LOST_MAX &&
+           append->entries[0].index > node->disk.image.index;
+}
+
 /* Of the writes in flight a prefix survives; the next one may survive in part: its hard state with
- * some of its entries, or of an installation the snapshot without what followed. */
+ * some of its entries, or of an installation the snapshot without what followed, or torn. */
 void lite_disk_crash(struct lite_node *node)
 {
     struct prng *prng = lite_prng(node->lite, DISK);
@@ -225,6 +254,8 @@ void lite_disk_crash(struct lite_node *node)
                 disk_install(node, append->install);
             } else if (fate == 1 && append->entry_count > 0) {
                 disk_write(node, append, (uint32_t)prng_below(prng, append->entry_count + 1));
+            } else if (fate == 2 && may_tear(node, append)) {
+                disk_tear(node, append);
             }
         }
         lite_append_free(node->lite, append);

@@ -9,7 +9,7 @@
 
 #define LOST_MOST      4 /* at one start */
 #define REPAIR_WAIT_NS (20 * NS_PER_MS)
-#define SILENCES       8 /* so often, about, who cannot tell is asked */
+#define SILENCES       2 /* so often, about, who cannot tell is asked */
 
 bool lite_rot_is_lost(const struct lite_disk *disk, uint64_t index)
 {
@@ -26,6 +26,21 @@ void lite_rot_forget(struct lite_disk *disk, uint64_t first, uint64_t last)
         if (disk->lost[i] < first || disk->lost[i] > last)
             disk->lost[kept++] = disk->lost[i];
     disk->lost_count = kept;
+}
+
+void lite_rot_lose(struct lite_node *node, uint64_t index)
+{
+    struct lite_disk *disk = &node->disk;
+    invariant(disk->lost_count < ARRAY_COUNT(disk->lost));
+    disk->lost[disk->lost_count++] = index;
+    lite_trace(node->lite, node, SIM_KIND_FAULT, LITE_HARM_ROT, index);
+    lite_text(node->lite, node, "* entry %" PRIu64 " is lost", index);
+}
+
+/* May it never have been written, so that nobody counted on it? */
+static bool is_unsure(const struct lite_disk *disk, uint64_t index)
+{
+    return disk->torn != 0 && index >= disk->torn;
 }
 
 /* The lowest lost entry above `above`; 0: none. */
@@ -51,26 +66,27 @@ static uint64_t first_lost(const struct lite_node *node)
 }
 
 /* A lone voter has nobody to ask; a server refuses to start as one. */
+bool lite_rot_allowed(const struct lite_node *node)
+{
+    return node->lite->config.rot_percent > 0 && !node->lite->healed &&
+           node->disk.image.config.voters.count > 1;
+}
+
 uint64_t lite_rot_boot(struct lite_node *node)
 {
     struct lite_disk *disk = &node->disk;
     struct prng *prng = lite_prng(node->lite, FAULTS);
-    const struct raft_id_set *voters = &disk->image.config.voters;
     lite_rot_forget(disk, 0, disk->image.index);
     node->burn = node->denied = node->lost_by = 0;
-    bool rots = node->lite->config.rot_percent > 0 && !node->lite->healed && voters->count > 1 &&
-                disk->last_index > disk->image.index &&
+    bool rots = lite_rot_allowed(node) && disk->last_index > disk->image.index &&
                 prng_chance(prng, node->lite->config.rot_percent, 100);
     for (uint64_t left = rots ? 1 + prng_below(prng, LOST_MOST) : 0; left > 0; left--) {
         /* The newest are those that not every other node has as well. */
         uint64_t above = disk->last_index - disk->image.index;
         uint64_t range = prng_chance(prng, 1, 2) ? above : u64_min(above, 3);
         uint64_t index = disk->last_index - prng_below(prng, range);
-        if (lite_rot_is_lost(disk, index) || disk->lost_count == ARRAY_COUNT(disk->lost))
-            continue;
-        disk->lost[disk->lost_count++] = index;
-        lite_trace(node->lite, node, SIM_KIND_FAULT, LITE_HARM_ROT, index);
-        lite_text(node->lite, node, "* entry %" PRIu64 " is lost", index);
+        if (!lite_rot_is_lost(disk, index) && disk->lost_count < ARRAY_COUNT(disk->lost))
+            lite_rot_lose(node, index);
     }
     return lost_after(disk, disk->image.index);
 }
@@ -105,7 +121,7 @@ void lite_rot_sent(const struct lite_node *node, const struct raft_message *mess
 
 /* ---- asking --------------------------------------------------------------------------------- */
 
-enum answer { ANSWER_LATER, ANSWER_COPY, ANSWER_NEVER, ANSWER_LOST };
+enum answer { ANSWER_LATER, ANSWER_COPY, ANSWER_NEVER, ANSWER_LOST, ANSWER_UNSURE };
 
 static enum answer ask(struct lite_node *node, uint32_t id, uint64_t index, uint64_t term)
 {
@@ -123,6 +139,8 @@ static enum answer ask(struct lite_node *node, uint32_t id, uint64_t index, uint
     bool lost = index <= raft->log.durable_index && lite_rot_is_lost(&other->disk, index);
     if (own_term == term && !lost)
         return ANSWER_COPY;
+    if (raft->leader != 0)
+        return ANSWER_LATER;
     if (node->burn != 0 && !raft_term_is_burnt(raft, node->burn, node->id)) {
         if (raft_burn_term(raft, node->burn, node->id)) {
             lite_text(lite, other, "burns term %" PRIu64 " for n%u", node->burn, node->id);
@@ -131,22 +149,27 @@ static enum answer ask(struct lite_node *node, uint32_t id, uint64_t index, uint
         }
         return ANSWER_LATER;
     }
-    return own_term == term ? ANSWER_LOST : ANSWER_NEVER;
+    if (own_term != term)
+        return ANSWER_NEVER;
+    return is_unsure(&other->disk, index) ? ANSWER_UNSURE : ANSWER_LOST;
 }
 
 static void found(struct lite_node *node, uint64_t index)
 {
     sometimes(!node->lite->healed, "lite: a lost entry is found at another member");
     lite_rot_forget(&node->disk, index, index);
+    node->disk.torn = 0; /* entries are written behind the others */
     node->burn = node->denied = node->lost_by = 0;
     publish(node);
 }
 
-static bool may_be_majority(const struct lite_node *node, const struct raft_id_set *ids)
+static bool may_be_majority(const struct lite_node *node, const struct raft_id_set *ids,
+                            uint64_t index)
 {
     uint32_t holders = 0;
     for (uint32_t i = 0; i < ids->count; i++)
-        holders += ids->ids[i] == node->id || (node->lost_by >> ids->ids[i] & 1) != 0;
+        holders += ids->ids[i] == node->id ? !is_unsure(&node->disk, index)
+                                           : (node->lost_by >> ids->ids[i] & 1) != 0;
     return ids->count > 0 && 2 * holders >= ids->count; /* as faults_dispensable() */
 }
 
@@ -157,8 +180,9 @@ static bool may_be_dropped(const struct lite_node *node, uint64_t index)
         if (node->disk.entries[at].type == ENTRY_CONFIG_CHANGE)
             return false;
     return raft->leader == 0 && raft->role == RAFT_ROLE_FOLLOWER &&
-           index > raft->log.committed_index && !may_be_majority(node, &raft->config.voters) &&
-           !may_be_majority(node, &raft->config.outgoing);
+           index > raft->log.committed_index &&
+           !may_be_majority(node, &raft->config.voters, index) &&
+           !may_be_majority(node, &raft->config.outgoing, index);
 }
 
 /* Every other member said no: first that they have it not, then that they never will. */
@@ -173,11 +197,14 @@ static void round_ended(struct lite_node *node, uint64_t index)
     node->denied = 0;
     if (dispensable && node->burn != 0 && raft_term_is_burnt(raft, node->burn, node->id)) {
         sometimes(true, "lite: an entry that no member has is given up");
+        sometimes(is_unsure(&node->disk, index) && node->lost_by != 0,
+                  "lite: a torn entry is given up that a silent member may have had");
         lite_text(node->lite, node, "gives up %" PRIu64 " and what follows", index);
         raft_drop_tail(raft, index);
         invariant(node->appends == NULL);
         node->disk.last_index = index - 1;
         lite_rot_forget(&node->disk, index, UINT64_MAX);
+        node->disk.torn = 0;
         node->burn = 0;
         publish(node);
     } else {
@@ -222,7 +249,7 @@ void lite_rot_turn(struct lite_node *node)
     }
     enum answer answer = ask(node, to, index, term);
     lite_text(lite, node, "asks n%u for %" PRIu64 ": %s", to, index,
-              (const char *[]){"later", "copied", "never had it", "lost it too"}[answer]);
+              (const char *[]){"later", "copied", "never had it", "lost it too", "unsure"}[answer]);
     bool silent = answer == ANSWER_LATER && prng_chance(lite_prng(lite, FAULTS), 1, SILENCES);
     if (answer == ANSWER_COPY)
         found(node, index);

@@ -482,6 +482,20 @@ static void lose_power(struct machine *machine)
     machine->node = NULL;
 }
 
+/* The leader loses power while it writes an entry that nobody else has. */
+static void tear_entry_of(struct group *group, struct machine *leader)
+{
+    const struct raft_log *log = &raft_of(leader)->log;
+    for (uint32_t i = 0; i < MACHINES; i++)
+        if (&group->machines[i] != leader)
+            block(group, leader, &group->machines[i], LIMIT_S * NS_PER_S);
+    run_on(group, leader, propose_entry, 0);
+    run_until(group, log->issued_index > log->durable_index);
+    lose_power(leader);
+    for (uint32_t i = 0; i < MACHINES; i++)
+        block(group, leader, &group->machines[i], 0);
+}
+
 /* One of three stays dark after a power failure, another tore its last entry, the third never had
  * it: the two wait for the one, not for ever. */
 Test(situations, a_torn_entry_waits_for_a_member_that_stays_away_but_not_for_ever)
@@ -494,14 +508,9 @@ Test(situations, a_torn_entry_waits_for_a_member_that_stays_away_but_not_for_eve
         struct machine *torn = leader_of(group);
         struct machine *other = member_but(group, torn, NULL);
         struct machine *away = member_but(group, torn, other);
-        const struct raft_log *log = &raft_of(torn)->log;
         kill_machine(away);
-        block(group, torn, other, LIMIT_S * NS_PER_S);
-        run_on(group, torn, propose_entry, 0);
-        run_until(group, log->issued_index > log->durable_index);
-        lose_power(torn);
+        tear_entry_of(group, torn);
         kill_machine(other);
-        block(group, torn, other, 0);
         boot(torn);
         boot(other);
         run_until(group, leader_of(group) != NULL);
@@ -509,6 +518,36 @@ Test(situations, a_torn_entry_waits_for_a_member_that_stays_away_but_not_for_eve
         group_destroy(group);
     }
     cr_expect_gt(dropped, 0);
+}
+
+/* It does not hear the leader, whom the other one follows: it waits, and its term stays what it is,
+ * or it would depose the leader once it hears it. */
+Test(situations, who_has_a_torn_entry_and_does_not_hear_the_leader_moves_no_term)
+{
+    uint32_t waited = 0;
+    for (uint64_t seed = 1; seed <= SEEDS; seed++) {
+        struct group *group = group_create(seed);
+        start_all(group);
+        struct machine *torn = leader_of(group);
+        tear_entry_of(group, torn);
+        run_until(group, leader_of(group) != NULL);
+        struct machine *leader = leader_of(group);
+        block(group, torn, leader, LIMIT_S * NS_PER_S);
+        block(group, leader, torn, LIMIT_S * NS_PER_S);
+        boot(torn);
+        run_until(group, raft_of(torn) != NULL);
+        uint64_t term = raft_of(leader)->term;
+        run_for(group, LIMIT_S / 2 * NS_PER_S);
+        waited += repair_stats(torn->node->repair)->faulty > 0;
+        cr_expect_leq(raft_of(torn)->term, term, "seed %lu", (unsigned long)seed);
+        block(group, torn, leader, 0);
+        block(group, leader, torn, 0);
+        run_until(group, is_whole(group, torn));
+        cr_expect_eq(leader_of(group), leader);
+        cr_expect_eq(raft_of(leader)->term, term);
+        group_destroy(group);
+    }
+    cr_expect_gt(waited, 0);
 }
 
 /* Nobody answers, for as long as it takes: it waits, and leaves the processor to others. */

@@ -333,14 +333,19 @@ static void check_image(void)
     check_again(wal);
 }
 
+static void clear_root(void)
+{
+    char command[160];
+    snprintf(command, sizeof(command), "rm -rf %s/*", root);
+    cr_assert_eq(system(command), 0);
+}
+
 static void one_row(void)
 {
     write_image();
     damage_image();
     check_image();
-    char command[160];
-    snprintf(command, sizeof(command), "rm -rf %s/*", root);
-    cr_assert_eq(system(command), 0);
+    clear_root();
 }
 
 Test(wal_recover, evidence_table)
@@ -361,35 +366,39 @@ Test(wal_recover, evidence_counts_the_same_while_others_hold_every_buffer)
     give_all_buffers();
 }
 
-/* Its trail did not land, and it is kept: the start that calls it durable leaves a copy of its
- * header, so that one more damage does not take away what it was. */
-static void copy_of_last_header(void)
+/* The trails of the last blocks did not land, and they are kept: the start that calls them durable
+ * leaves copies of their headers, so that one more damage does not take away what they were. */
+static void copies_of_last_headers(void)
 {
-    static const struct row torn_trail = {.terms = {1, 1, 1, 1}, .trail = B(4)};
-    char started[128], segment[160];
-    uint8_t zeros[WAL_PAGE_BYTES] = {0};
-    struct wal_recovered recovered;
-    row = &torn_trail;
-    write_image();
-    damage_image();
-    struct wal *wal = open_small(crashed, &recovered);
-    cr_assert_eq(recovered.verdict, WAL_VERDICT_OK);
-    snprintf(started, sizeof(started), "%s/started", root);
-    copy_log(crashed, started);
-    wal_close(wal);
-    snprintf(segment, sizeof(segment), "%s/0000000001.log", started);
-    patch(segment, (BLOCKS - 1) * (uint64_t)WAL_BLOCK_BYTES_MIN, zeros, sizeof(zeros));
-    wal = open_small(started, &recovered);
-    cr_assert_eq(recovered.verdict, WAL_VERDICT_FAULTY, "%s", recovered.reason);
-    cr_expect_eq(recovered.last_index, 12);
-    cr_expect_eq(recovered.fault_first_index, 10);
-    cr_expect_eq(recovered.fault_proven_count, 1);
-    wal_close(wal);
+    static const struct row torn_trails = {.terms = {1, 1, 2, 3}, .trail = B(3) | B(4)};
+    row = &torn_trails;
+    for (uint64_t damaged = 3; damaged <= BLOCKS; damaged++) {
+        char started[128], segment[160];
+        uint8_t zeros[WAL_PAGE_BYTES] = {0};
+        struct wal_recovered recovered;
+        write_image();
+        damage_image();
+        struct wal *wal = open_small(crashed, &recovered);
+        cr_assert_eq(recovered.verdict, WAL_VERDICT_OK);
+        snprintf(started, sizeof(started), "%s/started", root);
+        copy_log(crashed, started);
+        wal_close(wal);
+        snprintf(segment, sizeof(segment), "%s/0000000001.log", started);
+        patch(segment, (damaged - 1) * (uint64_t)WAL_BLOCK_BYTES_MIN, zeros, sizeof(zeros));
+        wal = open_small(started, &recovered);
+        cr_assert_eq(recovered.verdict, WAL_VERDICT_FAULTY, "%lu: %s", (unsigned long)damaged,
+                     recovered.reason);
+        cr_expect_eq(recovered.last_index, 12);
+        cr_expect_eq(recovered.fault_first_index, 3 * damaged - 2);
+        cr_expect_eq(recovered.fault_proven_count, 1);
+        wal_close(wal);
+        clear_root();
+    }
 }
 
-Test(wal_recover, a_start_leaves_a_copy_of_the_last_header)
+Test(wal_recover, a_start_leaves_copies_of_the_last_headers)
 {
-    in_fiber(copy_of_last_header);
+    in_fiber(copies_of_last_headers);
 }
 
 /* ---- repair and cut ----------------------------------------------------------------------------
