@@ -61,9 +61,7 @@ static void *thread_run(void *argument)
             self->error = self->worker.failure;
         }
     }
-    struct timespec cpu;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-    self->cpu_ns = (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
+    self->cpu_ns = worker_cpu_ns() - self->worker.cpu_begin_ns;
     __atomic_store_n(&self->done, true, __ATOMIC_RELEASE);
     return NULL;
 }

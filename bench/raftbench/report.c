@@ -13,6 +13,7 @@ void report_add(struct report *report, const struct worker *worker)
 {
     report->completed += worker->completed;
     report->succeeded += worker->succeeded;
+    report->conflicts += worker->conflicts;
     report->bytes_received += worker->bytes_received;
     for (size_t i = 0; i < ARRAY_COUNT(report->errors); i++)
         report->errors[i] += worker->errors[i];
@@ -51,6 +52,9 @@ void report_print(const struct report *report)
         printf("  %s %.1f", quantiles[i].name,
                (double)histogram_quantile(&report->latency_ns, quantiles[i].fraction) * 1e-3);
     printf("  max %.1f\n", (double)report->latency_ns.max * 1e-3);
+    if (options->operation == BENCH_CAS)
+        printf("  %llu found another value and did not write\n",
+               (unsigned long long)report->conflicts);
     for (size_t i = 1; i < ARRAY_COUNT(report->errors); i++)
         if (report->errors[i] > 0)
             printf("  grpc status %zu: %llu\n", i, (unsigned long long)report->errors[i]);
@@ -70,6 +74,8 @@ void report_print_json(const struct report *report)
     cJSON_AddNumberToObject(root, "seconds", report->seconds);
     cJSON_AddNumberToObject(root, "succeeded", (double)report->succeeded);
     cJSON_AddNumberToObject(root, "failed", (double)(report->completed - report->succeeded));
+    if (options->operation == BENCH_CAS)
+        cJSON_AddNumberToObject(root, "conflicts", (double)report->conflicts);
     cJSON_AddNumberToObject(root, "throughput_per_s", rate(report));
     cJSON_AddNumberToObject(root, "client_cpu_us_per_op", cpu_us(report));
     cJSON_AddNumberToObject(root, "bytes_received", (double)report->bytes_received);

@@ -11,7 +11,7 @@
 struct report {
     const struct options *options;
     double seconds;
-    uint64_t completed, succeeded, bytes_received;
+    uint64_t completed, succeeded, conflicts, bytes_received;
     uint64_t errors[17];
     uint64_t series[WORKER_SERIES_MAX];
     uint64_t client_cpu_ns;

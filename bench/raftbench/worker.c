@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "core/invariant.h"
 
@@ -90,6 +91,13 @@ static void issue_due(struct worker *worker)
     }
 }
 
+uint64_t worker_cpu_ns(void)
+{
+    struct timespec cpu;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    return (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
+}
+
 /* ---- phases --------------------------------------------------------------------------------- */
 
 static void phase_enter(struct worker *worker, enum worker_phase phase)
@@ -102,6 +110,7 @@ static void phase_enter(struct worker *worker, enum worker_phase phase)
         worker->next_intended_x16 = now_ns * 16;
     } else if (phase == WORKER_RUNNING) {
         worker->begin_ns = now_ns;
+        worker->cpu_begin_ns = worker_cpu_ns();
         worker->end_ns =
             options->operations > 0 ? UINT64_MAX : now_ns + options->seconds * NS_PER_S;
         worker->next_intended_x16 = now_ns * 16;
@@ -178,7 +187,11 @@ static void on_replied(void *context, uint32_t index, enum grpc_status status, s
     struct worker_slot *slot = &link->slots[index];
     uint64_t now_ns = reactor_clock_ns(core_reactor(worker->core));
     worker->in_flight--;
-    if (slot->measured && worker->phase == WORKER_RUNNING)
+    bool counts = slot->measured && worker->phase == WORKER_RUNNING;
+    if (worker->options->operation == BENCH_CAS && status == GRPC_OK &&
+        worker->phase != WORKER_LOADING)
+        worker->conflicts += !workload_learn(&worker->workload, message) && counts;
+    if (counts)
         record(worker, slot, now_ns, status, message);
     else if (status != GRPC_OK && worker->phase == WORKER_LOADING)
         worker->failure = ERR_CLOSED;

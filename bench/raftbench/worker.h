@@ -53,11 +53,13 @@ struct worker {
     uint64_t interval_ns_x16; /* open loop: between intended starts, in 1/16 ns */
     uint64_t next_intended_x16;
     uint64_t begin_ns, end_ns; /* of the measured part */
-    uint64_t load_next, load_end, load_left;
+    uint64_t cpu_begin_ns;
+    uint64_t load_next, load_end;
     uint64_t operations_left;
     uint64_t in_flight;
 
-    uint64_t completed, succeeded, written;
+    uint64_t completed, succeeded;
+    uint64_t conflicts; /* replies to BENCH_CAS that the counter was another */
     uint64_t bytes_received;
     uint64_t errors[17];
     uint64_t series[WORKER_SERIES_MAX]; /* completions per second of the measured part */
@@ -69,5 +71,6 @@ must_check int worker_init(struct worker *worker, const struct options *options,
                            uint32_t thread);
 void worker_run(struct worker *worker); /* turns the core until done */
 void worker_deinit(struct worker *worker);
+uint64_t worker_cpu_ns(void); /* of the calling thread */
 
 #endif

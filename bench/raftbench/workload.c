@@ -167,20 +167,43 @@ static uint8_t *build_txn(struct workload *workload, uint8_t *to)
     return to;
 }
 
-/* Whichever branch the compare of the counter's version picks, it writes that one key. */
+/* If the counter still is what the last reply told, then it is written, else read. */
 static uint8_t *build_cas(struct workload *workload, uint8_t *to)
 {
     uint8_t name[WORKLOAD_KEY_BYTES_MAX];
     size_t name_bytes = key_format(workload->options, 0, name);
     uint8_t *body = to;
-    to = put_number(to, 1, 1); /* GREATER */
+    to = put_number(to, 2, 2); /* MOD, EQUAL */
     to = put_field(to, 3, name, name_bytes);
-    to = put_number(to, 4, prng_below(&workload->prng, 1000000));
+    to = put_number(to, 6, workload->counter_revision);
     to = wrap(body, to, 1);
     body = to;
     to = wrap(body, wrap(body, build_put(workload, to, 0), 2), 2);
     body = to;
-    return wrap(body, wrap(body, build_put(workload, to, 0), 2), 3);
+    return wrap(body, wrap(body, build_range(workload, to, 0, 0, false), 1), 3);
+}
+
+/* The field of that number in `message`, or nothing. */
+static struct pb_field field_of(struct bytes message, uint32_t number)
+{
+    struct pb_reader reader = pb_reader_make(message);
+    struct pb_field field;
+    while (pb_next(&reader, &field) == 1)
+        if (field.number == number)
+            return field;
+    return (struct pb_field){0};
+}
+
+bool workload_learn(struct workload *workload, struct bytes reply)
+{
+    bool held = field_of(reply, 2).value != 0;
+    uint64_t revision = field_of(field_of(reply, 1).bytes, 3).value;
+    if (!held) {
+        struct bytes range = field_of(field_of(reply, 3).bytes, 1).bytes;
+        revision = field_of(field_of(range, 2).bytes, 3).value;
+    }
+    workload->counter_revision = u64_max(workload->counter_revision, revision);
+    return held;
 }
 
 struct bytes workload_next(struct workload *workload, enum workload_method *method)

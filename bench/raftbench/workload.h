@@ -17,6 +17,7 @@ struct workload {
     struct prng prng;
     uint64_t sequence, sequence_step; /* threads interleave sequential keys */
     double zipf_alpha, zipf_eta, zipf_zeta_n, zipf_half;
+    uint64_t counter_revision; /* of the key that BENCH_CAS writes, as replies told */
     uint8_t *value;
     uint8_t *request; /* the one being built */
     size_t request_bytes_max;
@@ -28,6 +29,9 @@ void workload_deinit(struct workload *workload);
 
 /* Builds the next request; it stays valid until the next call. */
 struct bytes workload_next(struct workload *workload, enum workload_method *method);
+
+/* The reply to a request of BENCH_CAS. False: the counter had another revision, and stays. */
+must_check bool workload_learn(struct workload *workload, struct bytes reply);
 
 /* The put of key number `key`, for the untimed load. */
 struct bytes workload_load(struct workload *workload, uint64_t key);
