@@ -2,8 +2,7 @@
  * main.c - raftbench: a load generator for any etcd server (gRPC) and for native frames.
  *
  * One thread and one core (core/core.h) per --threads; each drives its share of the connections.
- * The main
- * thread shows progress once a second on a terminal and prints the report at the end.
+ * The main thread shows progress once a second on a terminal and prints the report at the end.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -38,6 +37,13 @@ static void pin(uint32_t index)
     pthread_setaffinity_np(pthread_self(), sizeof(set), &set);
 }
 
+static uint64_t thread_cpu_ns(void)
+{
+    struct timespec cpu;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
+    return (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
+}
+
 static void *thread_run(void *argument)
 {
     struct thread *self = argument;
@@ -55,13 +61,13 @@ static void *thread_run(void *argument)
     if (self->error < 0) {
         fprintf(stderr, "raftbench: %s\n", reason);
     } else {
-        self->error = worker_init(&self->worker, &options, core, self->index);
+        self->error = worker_init(&self->worker, &options, core, self->index, thread_cpu_ns);
         if (self->error == 0) {
             worker_run(&self->worker);
             self->error = self->worker.failure;
         }
     }
-    self->cpu_ns = worker_cpu_ns() - self->worker.cpu_begin_ns;
+    self->cpu_ns = thread_cpu_ns() - self->worker.cpu_begin_ns;
     __atomic_store_n(&self->done, true, __ATOMIC_RELEASE);
     return NULL;
 }

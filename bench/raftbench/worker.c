@@ -2,7 +2,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <time.h>
 
 #include "core/invariant.h"
 
@@ -91,13 +90,6 @@ static void issue_due(struct worker *worker)
     }
 }
 
-uint64_t worker_cpu_ns(void)
-{
-    struct timespec cpu;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
-    return (uint64_t)cpu.tv_sec * NS_PER_S + (uint64_t)cpu.tv_nsec;
-}
-
 /* ---- phases --------------------------------------------------------------------------------- */
 
 static void phase_enter(struct worker *worker, enum worker_phase phase)
@@ -110,7 +102,7 @@ static void phase_enter(struct worker *worker, enum worker_phase phase)
         worker->next_intended_x16 = now_ns * 16;
     } else if (phase == WORKER_RUNNING) {
         worker->begin_ns = now_ns;
-        worker->cpu_begin_ns = worker_cpu_ns();
+        worker->cpu_begin_ns = worker->cpu_clock();
         worker->end_ns =
             options->operations > 0 ? UINT64_MAX : now_ns + options->seconds * NS_PER_S;
         worker->next_intended_x16 = now_ns * 16;
@@ -244,11 +236,12 @@ static int link_init(struct worker *worker, struct worker_link *link, const char
 }
 
 int worker_init(struct worker *worker, const struct options *options, struct core *core,
-                uint32_t thread)
+                uint32_t thread, uint64_t (*cpu_clock)(void))
 {
     memset(worker, 0, sizeof(*worker));
     worker->options = options;
     worker->core = core;
+    worker->cpu_clock = cpu_clock;
     worker->thread = thread;
     client_set_init(&worker->set, core);
     workload_init(&worker->workload, options, thread, options->threads);

@@ -53,6 +53,7 @@ struct worker {
     uint64_t interval_ns_x16; /* open loop: between intended starts, in 1/16 ns */
     uint64_t next_intended_x16;
     uint64_t begin_ns, end_ns; /* of the measured part */
+    uint64_t (*cpu_clock)(void);
     uint64_t cpu_begin_ns;
     uint64_t load_next, load_end;
     uint64_t operations_left;
@@ -67,10 +68,10 @@ struct worker {
     int failure; /* 0, or why the run was given up */
 };
 
+/* `cpu_clock`: nanoseconds that the calling thread ran. */
 must_check int worker_init(struct worker *worker, const struct options *options, struct core *core,
-                           uint32_t thread);
+                           uint32_t thread, uint64_t (*cpu_clock)(void));
 void worker_run(struct worker *worker); /* turns the core until done */
 void worker_deinit(struct worker *worker);
-uint64_t worker_cpu_ns(void); /* of the calling thread */
 
 #endif
