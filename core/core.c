@@ -59,7 +59,9 @@ int core_create(const struct core_options *options, struct mesh *mesh, struct co
     error = fiber_pool_init(core, options->fibers_max);
     if (error < 0)
         goto fail_fibers;
-    if (core->core_count <= reactor_cpu_count(core->reactor))
+    uint32_t cpu_count =
+        options->cpu_count != 0 ? options->cpu_count : reactor_cpu_count(core->reactor);
+    if (core->core_count <= cpu_count)
         core->spin.budget_ns_max = options->reactor.poll_us * NS_PER_US;
     core->spin.budget_ns = core->spin.budget_ns_max;
     core->logger = logger_create(core->reactor);

@@ -27,6 +27,7 @@
 struct core_options {
     struct reactor_options reactor;
     uint32_t fibers_max;
+    uint32_t cpu_count;          /* that the process may use; 0: those of the calling thread */
     uint32_t turn_budget_us;     /* fibers of a turn stop being started after this; 0 = 500 */
     uint32_t background_percent; /* of a busy turn's budget for the background class; 0 = 20 */
 };
@@ -38,8 +39,8 @@ struct core; /* fields in core_private.h */
 
 /* Makes the reactor too: `mesh` has as many cores as the process, `options.reactor.core` is this
  * one's place in it. The core is current from here on. Before the first turn of any core that is
- * not alone: reactor_link(). Pin the thread after, not before: spinning (options.reactor.poll_us)
- * is off when the process has more cores than its CPUs, and a pinned thread sees only its own. */
+ * not alone: reactor_link(). Spinning (options.reactor.poll_us) is off when the process has more
+ * cores than CPUs; a thread that is pinned already sees only its own, and has to be told them. */
 must_check int core_create(const struct core_options *options, struct mesh *mesh,
                            struct core **core, char *reason, size_t reason_bytes);
 void core_destroy(struct core *core); /* waiting fibers are abandoned; every op has completed */

@@ -418,8 +418,8 @@ static void recv_ended(struct reactor *reactor, struct io_socket *socket, int32_
         reactor->recv_starved_count++;
         socket->starved = true;
         queue_append(&reactor->starved, &socket->starved_link);
-    } else if (socket->receiving) {
-        recv_arm(socket);
+    } else if (socket->receiving && (socket->in_flight & SOCKET_RECV) == 0) {
+        recv_arm(socket); /* unless the callback stopped and began again */
     }
 }
 

@@ -88,7 +88,8 @@ static const struct flag flags[] = {
     USED("memory-limit", FLAG_BYTES, memory_limit, "0",
          "bytes for memtables, caches and queues; 0 = a quarter of the machine, at most 2GiB"),
     USED("poll-us", FLAG_I64, poll_us, "-1",
-         "how long a core that expects an answer spins before it sleeps; -1 = choose"),
+         "how long a core that expects an answer spins before it sleeps; -1 = 50 when a CPU is "
+         "left for others, else 0"),
     TEXT("compression", compression, "lz4", "of table blocks: none, lz4 or zstd"),
 
     IGNORED("grpc-keepalive-min-time", FLAG_DURATION), /* pings are never punished */

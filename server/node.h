@@ -26,8 +26,10 @@ void node_destroy(struct node *node); /* stopped or failed, cores gone */
 /* Before the core's first turn, on its own thread. */
 must_check int node_attach(struct node *node, struct core *core);
 
-/* Options for the core's creation: how much memory, how many descriptors, what role needs. */
-void node_core_options(const struct node *node, uint32_t core, struct core_options *options);
+/* Options for the core's creation: how much memory, how many descriptors, what its role needs.
+ * `cpu_count`: that the process may use. */
+void node_core_options(const struct node *node, uint32_t core, uint32_t cpu_count,
+                       struct core_options *options);
 
 enum node_state node_state(const struct node *node);
 const char *node_failure(const struct node *node);

@@ -112,6 +112,7 @@ func testEtcdctl(t *testing.T, bin string, minor int) {
 		return command{why: why, input: input, args: append([]string{"txn"}, args...)}
 	}
 	for _, c := range []command{
+		cmd("status of nothing", "endpoint", "status"),
 		cmd("put", "put", "a", "1"),
 		cmd("put as JSON", "put", "a", "2", "-w", "json"),
 		cmd("put with the previous pair", "put", "a", "3", "--prev-kv"),

@@ -20,6 +20,7 @@ struct net {
     uint32_t clients_done, clients_count;
     bool all_done, listener_closed;
     bool servers_sleep; /* accepted sockets never receive */
+    bool servers_pause; /* they stop and begin again inside the callback, as HTTP/1.1 does */
     uint32_t open_sockets;
 };
 
@@ -88,6 +89,10 @@ static void server_received(struct io_socket *socket, const uint8_t *bytes, int3
     if (count > 0)
         memcpy(server->queued + server->queued_bytes, bytes, (size_t)count);
     server->queued_bytes += (uint32_t)count;
+    if (server->net->servers_pause && count > 0) {
+        io_socket_receive_stop(socket);
+        io_socket_receive(socket);
+    }
     server_flush(server);
 }
 
@@ -245,10 +250,11 @@ static void client_start(struct client *client, struct net *net, uint32_t bytes,
 }
 
 static void echo_many(const struct reactor_options *options, uint32_t count, uint32_t bytes_max,
-                      uint32_t rounds)
+                      uint32_t rounds, bool servers_pause)
 {
     struct net net;
     net_open(&net, reactor_open_with(options));
+    net.servers_pause = servers_pause;
     net.clients_count = count;
     struct client *clients = calloc(count, sizeof(clients[0]));
     for (uint32_t i = 0; i < count; i++)
@@ -266,7 +272,16 @@ Test(reactor_net, echo_over_many_connections)
 {
     for (size_t i = 0; i < ARRAY_COUNT(feature_sets); i++) {
         struct reactor_options options = options_default(feature_sets[i]);
-        echo_many(&options, 200, 10000, 10);
+        echo_many(&options, 200, 10000, 10, false);
+    }
+}
+
+Test(reactor_net, a_callback_may_pause_and_go_on)
+{
+    static const char *const disabled[] = {NULL, "multishot_recv"};
+    for (size_t i = 0; i < ARRAY_COUNT(disabled); i++) {
+        struct reactor_options options = options_default(disabled[i]);
+        echo_many(&options, 8, 100000, 4, true);
     }
 }
 
@@ -276,7 +291,7 @@ Test(reactor_net, starved_connections_all_come_through)
         struct reactor_options options = options_default(feature_sets[i]);
         options.recv_buffer_count = 4;
         options.recv_buffer_bytes = 512;
-        echo_many(&options, 500, 2000, 4);
+        echo_many(&options, 500, 2000, 4, false);
     }
 }
 
