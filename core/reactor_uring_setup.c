@@ -17,6 +17,10 @@
 #define REGISTER_BYTES_MAX GIB /* the kernel's limit for one registered buffer */
 #define FILES_SPARE        64u /* descriptors besides files_max: rings, eventfds, log, libraries */
 
+/* A multishot accept takes what waits in the backlog in one go, before anybody can refuse any of
+ * it. With fewer descriptors than this, connections are accepted one by one. */
+#define FILES_MULTISHOT_MIN 65536u
+
 /* Workers for what io_uring cannot do without blocking: sync, allocate, names. Per ring. */
 #define WORKERS_BOUNDED_MAX   4u
 #define WORKERS_UNBOUNDED_MAX 4u
@@ -238,13 +242,17 @@ static int recv_ring_open(struct reactor *reactor)
 
 /* ---- create and destroy --------------------------------------------------------------------- */
 
-static void files_limit_raise(uint32_t files_max)
+/* Returns how many descriptors there may be; whoever needs all of files_max looks. */
+static uint64_t files_limit_raise(uint32_t files_max)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= files_max + FILES_SPARE)
-        return;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        return 0;
+    rlim_t now = limit.rlim_cur;
+    if (now >= files_max + FILES_SPARE)
+        return now;
     limit.rlim_cur = limit.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &limit);
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : now;
 }
 
 static uint64_t random_seed(uint64_t wanted)
@@ -299,7 +307,8 @@ int reactor_create(const struct reactor_options *options, struct reactor **react
     queue_init(&reactor->starved, QUEUE_UNBOUNDED);
     prng_init(&reactor->prng, random_seed(options->random_seed));
     features_wanted(reactor);
-    files_limit_raise(options->files_max);
+    if (files_limit_raise(options->files_max) < FILES_MULTISHOT_MIN)
+        reactor->features.multishot_accept = false;
     reason[0] = '\0';
 
     int error = ring_open(reactor, reason, reason_bytes);

@@ -358,9 +358,34 @@ static struct peer_link *link_add(struct peers *peers)
     return link;
 }
 
+/* False: no room for one more accepted connection. Members greet at once, so among those that have
+ * not greeted the oldest is the least likely to be one. */
+static bool links_in_make_room(struct peers *peers)
+{
+    struct peer_link *oldest_stranger = NULL;
+    uint32_t open = 0, closing = 0;
+    for (struct peer_link *link = peers->links; link != NULL; link = link->next) {
+        if (!link->inbound)
+            continue;
+        open += !link->closing;
+        closing += link->closing;
+        if (!link->greeted && !link->closing)
+            oldest_stranger = link; /* the list begins with the newest */
+    }
+    invariant(open <= PEER_LINKS_IN_MAX);
+    if (open < PEER_LINKS_IN_MAX && open + closing < PEER_LINKS_IN_MAX + PEER_LINKS_CLOSING_MAX)
+        return true;
+    peers->stats.links_refused++;
+    if (oldest_stranger == NULL || closing >= PEER_LINKS_CLOSING_MAX)
+        return false;
+    peer_link_close(oldest_stranger, ERR_FULL);
+    return true;
+}
+
 void peers_accept(struct peers *peers, int32_t fd)
 {
-    struct peer_link *link = peers->stopping ? NULL : link_add(peers);
+    bool room = !peers->stopping && links_in_make_room(peers);
+    struct peer_link *link = room ? link_add(peers) : NULL;
     if (link == NULL)
         reactor_discard_descriptor(core_reactor(peers->core), fd);
     else

@@ -12,6 +12,8 @@
  * Errors    A frame of another cluster, for or from another member, of another incarnation, damaged
  *           or too large closes its connection and is counted.
  * Limits    PEERS_MAX members; bytes queued for a lane are bounded, what does not fit is dropped.
+ *           PEER_LINKS_IN_MAX accepted connections: past them the oldest that did not greet yet
+ *           goes, or the new one when all have.
  * Source    docs/formats/peer-frame.md, docs/internals/raft.md.
  */
 #ifndef NET_PEER_H
@@ -20,10 +22,12 @@
 #include "core/core.h"
 #include "net/peer_reader.h"
 
-#define PEERS_MAX            32
-#define PEER_ADDRESSES_MAX   8
-#define PEER_HOST_BYTES      200
-#define PEER_HELLO_BYTES_MAX 4096
+#define PEERS_MAX              32
+#define PEER_LINKS_IN_MAX      128 /* each lane of every member, and 32 more */
+#define PEER_LINKS_CLOSING_MAX 32  /* that leave for new ones, and have not closed yet */
+#define PEER_ADDRESSES_MAX     8
+#define PEER_HOST_BYTES        200
+#define PEER_HELLO_BYTES_MAX   4096
 
 enum peer_lane {
     PEER_LANE_CONTROL = 0,  /* heartbeats, votes, acknowledgements, read indexes */
@@ -72,6 +76,7 @@ struct peer_stats {
     uint64_t bytes_sent, bytes_received, frames_sent, frames_received;
     uint64_t dropped_disconnected, dropped_full;
     uint64_t dials, dials_failed, connections_lost;
+    uint64_t links_refused;      /* closed for PEER_LINKS_IN_MAX */
     uint64_t frames_malformed;   /* magic, checksum, length, version */
     uint64_t frames_misdirected; /* another cluster, receiver or sender */
     uint64_t frames_stale;       /* an earlier incarnation */

@@ -316,8 +316,14 @@ static void on_accepted(struct io_listener *io, int32_t fd,
         log_warn("accept failed", LOG_ERROR(fd));
         return;
     }
+    struct node *node = listener->node;
     uint32_t to = least_connected(listener);
-    listener->node->connections_given[to]++;
+    if (connections_of(listener, to) >= node->connections_max) { /* here: it is not open for long */
+        node->connections_refused++;
+        reactor_discard_descriptor(io->reactor, fd);
+        return;
+    }
+    node->connections_given[to]++;
     struct mesh_message message = {.kind = MESSAGE_SOCKET, .word = {(uint64_t)fd}};
     core_post(core_current(), to, &message);
 }
@@ -407,6 +413,7 @@ int frontend_start(struct node *node, struct core *core)
         .method_count = service_method_count,
         .service = frontend,
         .http = http_service_handle,
+        .connections_max = node->connections_max,
         .streams_per_connection_max = (uint32_t)u64_min(config->max_concurrent_streams, 65536),
         .request_bytes_max = config->max_request_bytes + 512 * KIB,
         .keepalive_ns = config->keepalive_interval_ns,

@@ -119,13 +119,15 @@ static void assign_cpus(struct process *self, const cpu_set_t *set, uint32_t cpu
         }
 }
 
-static void raise_limits(void)
+/* As many descriptors as we are allowed. Returns how many that is. */
+static uint64_t raise_descriptors(void)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < limit.rlim_max) {
-        limit.rlim_cur = limit.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &limit);
-    }
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+        fatal("getrlimit: %s", strerror(errno));
+    rlim_t now = limit.rlim_cur;
+    limit.rlim_cur = limit.rlim_max;
+    return setrlimit(RLIMIT_NOFILE, &limit) == 0 ? limit.rlim_max : now;
 }
 
 /* systemd's readiness protocol: one datagram to the socket it names. */
@@ -194,6 +196,7 @@ static int run(struct process *self)
         fprintf(stderr, "raftd: out of memory\n");
         return EXIT_FAILURE;
     }
+    node_limit_descriptors(self->node, raise_descriptors());
     sigset_t signals;
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
@@ -252,7 +255,6 @@ int main(int argc, char **argv, char **environment)
     set_log_level(process.config.log_level);
     for (uint32_t i = 0; i < process.config.warning_count; i++)
         log_warn(process.config.warnings[i]);
-    raise_limits();
     int code = run(&process);
     if (code == EXIT_SUCCESS && process.node != NULL && node_restart_wanted(process.node)) {
         execv("/proc/self/exe", argv);

@@ -188,6 +188,8 @@ static const struct metric_family family_sent_bytes =
     COUNTER("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to clients.");
 static const struct metric_family family_connections =
     GAUGE("raft_client_connections", "Open client connections.");
+static const struct metric_family family_connections_refused =
+    COUNTER("raft_client_connections_refused_total", "Connections closed for want of room.");
 static const struct metric_family family_protocol_errors =
     COUNTER("raft_client_protocol_errors_total", "Connections closed for malformed bytes.");
 static const struct metric_family family_timeouts =
@@ -244,6 +246,7 @@ static void register_frontend(struct metrics *metrics, const struct frontend *fr
     metrics_register(metrics, &family_received_bytes, "", &stats->received_bytes);
     metrics_register(metrics, &family_sent_bytes, "", &stats->sent_bytes);
     metrics_register(metrics, &family_connections, "", &stats->connections);
+    metrics_register(metrics, &family_connections_refused, "", &stats->connections_refused);
     metrics_register(metrics, &family_protocol_errors, "", &stats->protocol_errors);
     metrics_register(metrics, &family_timeouts, "", &stats->timeouts);
     metrics_register(metrics, &family_row_cache_hits, "", &reader->row_cache_hits);
@@ -278,6 +281,7 @@ int metrics_node_register(struct node *node)
              (unsigned long long)node->identity.member_id);
     metrics_register_function(node->metrics, &family_id, labels, value_one, node);
     register_log(node->metrics, node);
+    metrics_register(node->metrics, &family_connections_refused, "", &node->connections_refused);
     for (uint32_t i = 0; i < node->map.connections_count; i++)
         register_frontend(node->metrics, node->frontends[node->map.connections_first + i]);
     return 0;

@@ -33,6 +33,8 @@ static void register_transport(struct node *node)
             &stats->connections_lost);
     counter(node, "raft_peer_dials_failed_total", "Connections that did not come up.", "",
             &stats->dials_failed);
+    counter(node, "raft_peer_connections_refused_total",
+            "Connections closed because strangers held too many.", "", &stats->links_refused);
     counter(node, "raft_peer_greetings_refused_total", "Members that were not let in.", "",
             &stats->greetings_refused);
 }

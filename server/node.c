@@ -9,6 +9,7 @@
 #include "core/logger.h"
 #include "server/apply.h"
 #include "server/bootstrap.h"
+#include "server/descriptors.h"
 #include "server/force_new_cluster.h"
 #include "server/frontend.h"
 #include "server/leadership.h"
@@ -605,6 +606,7 @@ int node_create(const struct config *config, uint32_t core_count, uint64_t memor
     node->memory_limit =
         config->memory_limit != 0 ? config->memory_limit : u64_min(memory_bytes / 4, 2 * GIB);
     node->lock.fd = -1;
+    node->connections_max = DESCRIPTORS_CONNECTIONS_MAX;
     role_map_compute(&node->map, core_count);
     int error = metrics_create(&node->metrics);
     node->mvcc_shared = mvcc_shared_create();
@@ -629,6 +631,21 @@ void node_destroy(struct node *node)
     metrics_destroy(node->metrics);
     mvcc_shared_destroy(node->mvcc_shared);
     free(node);
+}
+
+void node_limit_descriptors(struct node *node, uint64_t limit)
+{
+    struct descriptors descriptors;
+    descriptors_divide(limit, node->map.connections_count, &descriptors);
+    node->connections_max = descriptors.connections_max;
+    log_info("descriptors", LOG_U64("limit", descriptors.limit),
+             LOG_U64("reserved_for_files", descriptors.reserved),
+             LOG_U64("connection_cores", node->map.connections_count),
+             LOG_U64("connections_max_per_core", descriptors.connections_max));
+    if (limit < DESCRIPTORS_LIMIT_IS_LOW)
+        log_warn("few descriptors: connections are refused early, and storage that runs out of "
+                 "files ends the process; raise the hard limit (LimitNOFILE=, ulimit -Hn)",
+                 LOG_U64("limit", limit), LOG_U64("wanted", DESCRIPTORS_LIMIT_IS_LOW));
 }
 
 int node_attach(struct node *node, struct core *core)

@@ -23,6 +23,10 @@ must_check int node_create(const struct config *config, uint32_t core_count, uin
                            struct node **node);
 void node_destroy(struct node *node); /* stopped or failed, cores gone */
 
+/* At most so many descriptors are for the whole process: it says how they are divided. Before
+ * node_attach(); without it connections are bounded as if there were plenty. */
+void node_limit_descriptors(struct node *node, uint64_t limit);
+
 /* Before the core's first turn, on its own thread. */
 must_check int node_attach(struct node *node, struct core *core);
 

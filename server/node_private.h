@@ -90,6 +90,8 @@ struct node {
     struct listener *listeners[2 * CONFIG_URLS_MAX]; /* raft core's */
     uint32_t listener_count;
     uint64_t connections_given[CONFIG_CORES_MAX]; /* raft core's: sockets sent to each core */
+    uint64_t connections_refused;                 /* raft core's: no connection core has room */
+    uint32_t connections_max;                     /* of each connection core; constant */
 
     struct node_shared shared;
     _Atomic uint32_t state; /* enum node_state */

@@ -144,6 +144,7 @@ func (m *Member) Running() bool {
 // Exited is closed when the process of the last start has ended.
 func (m *Member) Exited() <-chan struct{} { return m.exited }
 func (m *Member) ExitCode() int           { return m.cmd.ProcessState.ExitCode() }
+func (m *Member) Pid() int                { return m.cmd.Process.Pid }
 
 func (m *Member) Signal(signal syscall.Signal) error { return m.cmd.Process.Signal(signal) }
 

@@ -513,3 +513,79 @@ Test(sim_peer, a_question_of_a_stranger_is_answered_once, .timeout = 60)
     duo_end(duo);
     free(attacker);
 }
+
+/* ---- too many connections ------------------------------------------------------------------- */
+
+enum { CROWD = 400 };
+
+/* Connections that come from one node, `count` of them so far. */
+struct crowd {
+    struct client_set set;
+    struct attacker one[CROWD];
+    uint32_t count;
+};
+
+static uint32_t crowd_open(const struct crowd *crowd)
+{
+    uint32_t open = 0;
+    for (uint32_t i = 0; i < crowd->count; i++)
+        open += !crowd->one[i].closed;
+    return open;
+}
+
+/* `count` more, each of which says what the pattern says. */
+static void crowd_grow(struct duo *duo, struct crowd *crowd, uint32_t count,
+                       const struct attacker *pattern)
+{
+    struct sim_node *node = &duo->members[1].node;
+    struct io_address address;
+    sim_enter(node, 0);
+    cr_assert_eq(reactor_resolve(core_reactor(node->cores[0].core), "10.0.0.1", PORT, &address), 0);
+    for (uint32_t i = 0; i < count; i++) {
+        cr_assert_lt(crowd->count, CROWD);
+        struct attacker *attacker = &crowd->one[crowd->count++];
+        memcpy(attacker->bytes, pattern->bytes, pattern->count);
+        attacker->count = pattern->count;
+        attacker->socket.opened = attacker_opened;
+        attacker->socket.received = attacker_received;
+        attacker->socket.closed = attacker_closed;
+        client_socket_open(&crowd->set, &attacker->socket, &address);
+    }
+    sim_leave(node);
+    run_for(duo, 500 * NS_PER_MS);
+}
+
+Test(sim_peer, strangers_that_say_nothing_leave_room_for_members, .timeout = 60)
+{
+    struct duo *duo = duo_begin(17);
+    struct crowd *crowd = calloc(1, sizeof(*crowd));
+    struct attacker *silent = calloc(1, sizeof(*silent)), *member = calloc(1, sizeof(*member));
+    struct core_options options = core_options_default();
+    struct peer_header header, hello = {PEER_KIND_HELLO, 9, 0, 0, CLUSTER, 0x11, 0x10, 7};
+    member->count = put_frame(member->bytes, hello, HELLO_META);
+    boot(&duo->members[0]);
+    sim_node_boot(&duo->members[1].node, &options, 1);
+    sim_enter(&duo->members[1].node, 0);
+    client_set_init(&crowd->set, duo->members[1].node.cores[0].core);
+    sim_leave(&duo->members[1].node);
+
+    crowd_grow(duo, crowd, PEER_LINKS_IN_MAX, silent);
+    cr_expect_eq(crowd_open(crowd), PEER_LINKS_IN_MAX);
+    crowd_grow(duo, crowd, 100, silent);
+    cr_expect_eq(crowd_open(crowd), PEER_LINKS_IN_MAX);
+    cr_expect_eq(duo->members[0].stats.links_refused, 100);
+    crowd_grow(duo, crowd, 1, member); /* among strangers without end it gets in, ... */
+    const struct attacker *greeted = &crowd->one[crowd->count - 1];
+    cr_assert_eq(greeted->answer_bytes, PEER_HEADER_BYTES);
+    cr_assert_eq(peer_frame_open(greeted->answer, &header), 0);
+    cr_expect_eq(header.kind, PEER_KIND_WELCOME);
+    crowd_grow(duo, crowd, 150, silent); /* ... and stays */
+    cr_expect_not(greeted->closed);
+    cr_expect_eq(crowd_open(crowd), PEER_LINKS_IN_MAX);
+    cr_expect_eq(duo->members[0].stats.links_refused, 251);
+    sim_node_crash(&duo->members[1].node);
+    duo_end(duo);
+    free(crowd);
+    free(silent);
+    free(member);
+}
