@@ -11,6 +11,7 @@
 #define KV_REDIAL_MS_MAX 1000
 #define KV_RETRY_MS_MIN  10
 #define KV_RETRY_MS_MAX  500
+#define KV_SILENT_MS     1000 /* with another endpoint to go to: without a byte */
 
 struct kv_endpoint {
     char text[KV_CLIENT_ENDPOINT_BYTES]; /* as given */
@@ -18,12 +19,15 @@ struct kv_endpoint {
     uint16_t port;
 };
 
-/* One connection, from its dialling to its end; it frees itself in `closed`. */
+/* One connection, from its dialling to its end; it frees itself in `closed`. That somebody accepts
+ * it says little: a stopped process's kernel does, and so does a proxy with nobody behind. So it is
+ * greeted, with a request that every member answers by itself, and serves once that is answered. */
 struct kv_link {
     struct native_client native;
     struct kv_client *client;
     uint32_t endpoint_index;
-    bool is_open;
+    bool serves;
+    uint64_t heard_ns; /* when bytes came in last */
 };
 
 /* A request of one fiber, on its stack. */
@@ -32,6 +36,9 @@ struct kv_call {
     struct fiber_event event;  /* a reply, a change of the connection, or the timer */
     struct timer timer;
     uint64_t deadline_ns;
+    bool is_read;
+    uint32_t silent_tries;
+    uint64_t sent_ns;     /* the last try */
     struct kv_link *link; /* that the request is on, until it is answered */
     const ProtobufCMessageDescriptor *response_type;
     ProtobufCMessage *response;
@@ -40,8 +47,8 @@ struct kv_call {
     bool answered;
 };
 
-/* I1  `link` is the connection that new requests take, dialled or open; others only drain.
- * I2  a call waits in `waiting` only while `link` is not open.
+/* I1  `link` is the connection that new requests take, dialled or serving; others only drain.
+ * I2  a call waits in `waiting` only while `link` does not serve.
  * I3  link_count counts every kv_link that has not freed itself. */
 struct kv_client {
     struct client_set *set;
@@ -144,9 +151,21 @@ static void kv_link_opened(struct native_client *native)
 {
     struct kv_link *link = container_of(native, struct kv_link, native);
     struct kv_client *client = link->client;
-    if (client->link != link)
-        return; /* given up meanwhile; closing */
-    link->is_open = true;
+    if (client->link == link && client->endpoint_count > 1)
+        timer_start(core_timers(client->core), &client->dial_timer,
+                    core_now_ns(client->core) +
+                        u64_min(client->dial_timeout_ms, KV_SILENT_MS) * NS_PER_MS);
+}
+
+/* An error will do: whoever sent it reads requests. */
+static void kv_link_greeted(void *context, const struct native_reply *reply maybe_unused)
+{
+    struct kv_link *link = context;
+    struct kv_client *client = link->client;
+    if (link->native.socket.closing)
+        return; /* not an answer */
+    invariant(client->link == link && !link->serves);
+    link->serves = true;
     client->failed_dials = 0;
     client->link_error = 0;
     timer_stop(core_timers(client->core), &client->dial_timer);
@@ -160,7 +179,7 @@ static void kv_link_closed(struct native_client *native, int error)
     if (client->link == link) {
         client->link = NULL;
         timer_stop(core_timers(client->core), &client->dial_timer);
-        if (link->is_open)
+        if (link->serves)
             kv_client_wake_waiting(client); /* it worked once: dial it again first */
         else
             kv_client_dial_failed(client, link->endpoint_index, error);
@@ -176,10 +195,29 @@ static void kv_client_dial_timed_out(struct timer *timer)
 {
     struct kv_client *client = container_of(timer, struct kv_client, dial_timer);
     struct kv_link *link = client->link;
-    invariant(link != NULL && !link->is_open);
+    invariant(link != NULL && !link->serves);
     client->link = NULL;
     native_client_close(&link->native);
     kv_client_dial_failed(client, link->endpoint_index, ERR_DEADLINE);
+}
+
+static int kv_link_received(struct client_socket *socket, const uint8_t *data, size_t bytes)
+{
+    struct native_client *native = container_of(socket, struct native_client, socket);
+    struct kv_link *link = container_of(native, struct kv_link, native);
+    link->heard_ns = core_now_ns(link->client->core);
+    return native_client_input(native, data, bytes);
+}
+
+static void kv_link_greet(struct kv_link *link)
+{
+    struct native_call_options options = {
+        .method = RAFTPB__METHOD__METHOD_STATUS,
+        .timeout_ms = (uint32_t)u64_min(link->client->dial_timeout_ms, UINT32_MAX),
+        .reply = kv_link_greeted,
+        .context = link};
+    int error = native_client_call(&link->native, &options, (struct bytes){0}, NULL);
+    invariant(error == 0); /* it is the first */
 }
 
 static void kv_client_dial(struct kv_client *client)
@@ -204,6 +242,8 @@ static void kv_client_dial(struct kv_client *client)
         kv_client_dial_failed(client, endpoint_index, error);
         return;
     }
+    link->native.socket.received = kv_link_received;
+    kv_link_greet(link);
     client->link = link;
     client->link_count++;
     timer_start(core_timers(client->core), &client->dial_timer,
@@ -219,7 +259,7 @@ static void kv_link_close_if_drained(struct kv_link *link)
 /* New requests go elsewhere; the connection ends with its last reply. */
 static void kv_client_retire(struct kv_client *client, struct kv_link *link)
 {
-    invariant(client->link == link && link->is_open);
+    invariant(client->link == link && link->serves);
     client->link = NULL;
     client->endpoint_index = (link->endpoint_index + 1) % client->endpoint_count;
     kv_link_close_if_drained(link);
@@ -336,13 +376,13 @@ static void kv_call_replied(void *context, const struct native_reply *reply)
         kv_call_fail_here(call, ERR_MALFORMED);
 }
 
-/* The open connection, once there is one; NULL when time is up. */
+/* A connection that serves, once there is one; NULL when time is up. */
 static struct kv_link *kv_call_connect(struct kv_client *client, struct kv_call *call)
 {
     for (;;) {
         struct kv_link *link = client->link;
         uint64_t now_ns = core_now_ns(client->core);
-        if (link != NULL && link->is_open) {
+        if (link != NULL && link->serves) {
             if (!link->native.refusing && !link->native.socket.closing)
                 return link;
             kv_client_retire(client, link);
@@ -361,53 +401,85 @@ static struct kv_link *kv_call_connect(struct kv_client *client, struct kv_call 
     }
 }
 
+/* How long the try is waited for. A read goes elsewhere when nothing comes any more, be it parts of
+ * its reply; twice as late in each round, so that a slow answer is not out of reach for ever. */
+static uint64_t kv_call_patience_ns(const struct kv_client *client, const struct kv_call *call)
+{
+    if (!call->is_read || client->endpoint_count == 1)
+        return call->deadline_ns;
+    uint32_t round = call->silent_tries / client->endpoint_count;
+    uint64_t silent_ms = (uint64_t)KV_SILENT_MS << u64_min(round, 10);
+    uint64_t heard_ns = u64_max(call->sent_ns, call->link->heard_ns);
+    return u64_min(heard_ns + silent_ms * NS_PER_MS, call->deadline_ns);
+}
+
+/* Nobody waits for the reply any more. A connection that was silent takes no new requests. */
+static void kv_call_give_up(struct kv_client *client, struct kv_call *call, uint64_t request_id,
+                            Raftpb__Method method)
+{
+    struct kv_link *link = call->link; /* it and the request's slot exist until the reply */
+    native_client_cancel(&link->native, request_id, (uint16_t)method);
+    bool silent = core_now_ns(client->core) < call->deadline_ns || link->heard_ns <= call->sent_ns;
+    if (client->link == link && silent) {
+        client->link_error = ERR_DEADLINE;
+        client->link_endpoint = client->endpoints[link->endpoint_index].text;
+        kv_client_retire(client, link);
+    } else {
+        kv_link_close_if_drained(link);
+    }
+    call->silent_tries++;
+    kv_call_fail_here(call, ERR_DEADLINE);
+}
+
 /* One try on one connection. Returns whether the request may have reached the server. */
 static bool kv_call_try(struct kv_client *client, struct kv_call *call, Raftpb__Method method,
                         struct bytes packed)
 {
     struct kv_link *link = kv_call_connect(client, call);
+    call->answered = false;
     if (link == NULL) {
         kv_call_fail_here(call, ERR_DEADLINE);
         return false;
     }
-    uint64_t left_ns = call->deadline_ns - u64_min(core_now_ns(client->core), call->deadline_ns);
+    call->sent_ns = core_now_ns(client->core);
+    uint64_t left_ns = call->deadline_ns - u64_min(call->sent_ns, call->deadline_ns);
     struct native_call_options options = {
         .method = (uint16_t)method,
         .timeout_ms = (uint32_t)u64_min(left_ns / NS_PER_MS + 1, UINT32_MAX),
         .reply = kv_call_replied,
         .context = call};
-    uint64_t request_id;
-    call->answered = false;
+    uint64_t request_id, until_ns;
     call->link = link;
     int error = native_client_call(&link->native, &options, packed, &request_id);
     if (error < 0) {
         kv_call_fail_here(call, error);
         return false;
     }
-    while (!call->answered && core_now_ns(client->core) < call->deadline_ns)
-        kv_call_wait(client, call, TIMER_NEVER);
-    if (!call->answered) { /* so the connection, and the slot of the request, still exist */
-        native_client_cancel(&link->native, request_id, (uint16_t)method);
-        kv_link_close_if_drained(link);
-        kv_call_fail_here(call, ERR_DEADLINE);
+    while (!call->answered) {
+        until_ns = kv_call_patience_ns(client, call);
+        if (core_now_ns(client->core) >= until_ns) {
+            kv_call_give_up(client, call, request_id, method);
+            break;
+        }
+        kv_call_wait(client, call, until_ns);
     }
     return true;
 }
 
 /* Sent again: what was surely not executed, and reads. */
 static void kv_call_run(struct kv_client *client, struct kv_call *call, Raftpb__Method method,
-                        bool is_read, struct bytes packed)
+                        struct bytes packed)
 {
     uint64_t pause_ms = KV_RETRY_MS_MIN;
     for (;;) {
         bool sent = kv_call_try(client, call, method, packed);
         if (call->error == 0)
             return;
-        bool transient = err_action(call->error) == ERR_ACTION_RETRY;
-        bool untouched = !sent || is_read || kv_error_is_refusal(call->error) ||
+        bool transient = err_action(call->error) == ERR_ACTION_RETRY || call->error == ERR_DEADLINE;
+        bool untouched = !sent || call->is_read || kv_error_is_refusal(call->error) ||
                          planted_bug(client_repeats_writes);
         uint64_t until_ns = core_now_ns(client->core) + pause_ms * NS_PER_MS;
-        call->failure->maybe_executed = !untouched && (transient || call->error == ERR_DEADLINE);
+        call->failure->maybe_executed = !untouched && transient;
         if (!transient || !untouched || until_ns >= call->deadline_ns)
             return;
         while (core_now_ns(client->core) < until_ns)
@@ -421,7 +493,8 @@ int kv_client_call(struct kv_client *client, Raftpb__Method method, const Protob
 {
     invariant(fiber_current() != NULL && !client->closing);
     struct kv_failure ignored;
-    struct kv_call call = {.response_type = kv_response_type(method),
+    struct kv_call call = {.is_read = kv_request_is_read(method, request),
+                           .response_type = kv_response_type(method),
                            .failure = failure != NULL ? failure : &ignored};
     size_t packed_bytes = protobuf_c_message_get_packed_size(request);
     uint8_t *packed = malloc(packed_bytes + 1);
@@ -437,8 +510,7 @@ int kv_client_call(struct kv_client *client, Raftpb__Method method, const Protob
     timer_init(&call.timer, kv_call_timer_fired);
     call.deadline_ns = core_now_ns(client->core) + timeout_ms * NS_PER_MS;
     client->calls_live++;
-    kv_call_run(client, &call, method, kv_request_is_read(method, request),
-                bytes_make(packed, packed_bytes));
+    kv_call_run(client, &call, method, bytes_make(packed, packed_bytes));
     client->calls_live--;
     free(packed);
     invariant(!timer_is_armed(&call.timer) && call.waiting.next == QUEUE_LINK_IDLE);

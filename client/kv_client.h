@@ -1,13 +1,20 @@
 /*
  * kv_client.h - the C client: requests of the key-value API over native frames, as straight calls.
  *
- * Story     A client has one connection at a time, to one of its endpoints. When that cannot be
- *           reached or is lost it dials the next, and pauses once none of a round answered. Any
- *           number of fibers call at once; their requests share the connection and are answered in
- *           any order.
+ * Story     A client has one connection at a time, to one of its endpoints. Each begins with a
+ *           status request; others are sent once that is answered. When an endpoint does not accept
+ *           or does not answer it the next one is dialled, and the client pauses once none of a
+ *           round served. A connection that served and is lost is dialled again first. Any number
+ *           of fibers call at once; their requests share the connection and are answered in any
+ *           order.
+ * Silence   A connection on which nothing came in since a call that ran out of time was sent takes
+ *           no further ones; the next endpoint is dialled. With several endpoints, one that accepts
+ *           has a second to answer the status request, and a read goes to the next when no byte
+ *           came for a second (for two in the second round, and so on).
  * Retries   A request that the cluster surely did not execute, and any request that only reads, is
- *           sent again, with growing pauses, until its deadline. A write whose fate is unknown (the
- *           connection ended, or time was up, after it was sent) is not: kv_failure.maybe_executed.
+ *           sent again, with growing pauses, until its deadline. A write whose fate is unknown is
+ *           never sent twice. It is unknown when the write was sent, and its answer is missing
+ *           or an error that says as little: kv_failure.maybe_executed.
  * Owner     The core of the client_set. Requests are borrowed for the call; a response belongs to
  *           the caller, who releases it with its own ..__free_unpacked(response, NULL).
  * Threads   Owner core only; every call but open waits and therefore needs a fiber.
@@ -37,7 +44,7 @@ struct kv_client;
 struct kv_client_options {
     const char *const *endpoints; /* "host:port", "http://host:port", "[::1]:port"; copied */
     uint32_t endpoint_count;
-    uint64_t dial_timeout_ms; /* for one endpoint */
+    uint64_t dial_timeout_ms; /* for one endpoint, until it serves */
     uint64_t call_timeout_ms; /* for a call, dialling and retries included */
     uint32_t calls_max;
 };
@@ -47,7 +54,7 @@ struct kv_failure {
     enum grpc_status status;
     char text[KV_FAILURE_TEXT_BYTES]; /* the server's, as a client of etcd compares it */
     bool maybe_executed;              /* of a write: nobody knows */
-    int link_error;                   /* of the last endpoint that could not be reached, or 0 */
+    int link_error;                   /* of the last endpoint that did not serve, or 0 */
     const char *link_endpoint;        /* which one; the client's */
 };
 
