@@ -45,6 +45,7 @@ struct kv_call {
     struct kv_failure *failure;
     int error;
     bool answered;
+    bool judged; /* `error` is the server's own */
 };
 
 /* I1  `link` is the connection that new requests take, dialled or serving; others only drain.
@@ -360,6 +361,7 @@ static void kv_call_replied(void *context, const struct native_reply *reply)
     struct kv_client *client = link->client;
     invariant(!call->answered && !reply->more);
     call->answered = true;
+    call->judged = reply->error < 0 && !link->native.socket.closing;
     fiber_event_signal(&call->event);
     if (kv_error_is_of_member(reply->error) && client->link == link && client->endpoint_count > 1)
         kv_client_retire(client, link);
@@ -436,7 +438,7 @@ static bool kv_call_try(struct kv_client *client, struct kv_call *call, Raftpb__
                         struct bytes packed)
 {
     struct kv_link *link = kv_call_connect(client, call);
-    call->answered = false;
+    call->answered = call->judged = false;
     if (link == NULL) {
         kv_call_fail_here(call, ERR_DEADLINE);
         return false;
@@ -479,7 +481,7 @@ static void kv_call_run(struct kv_client *client, struct kv_call *call, Raftpb__
         bool untouched = !sent || call->is_read || kv_error_is_refusal(call->error) ||
                          planted_bug(client_repeats_writes);
         uint64_t until_ns = core_now_ns(client->core) + pause_ms * NS_PER_MS;
-        call->failure->maybe_executed = !untouched && transient;
+        call->failure->maybe_executed = !untouched && (transient || !call->judged);
         if (!transient || !untouched || until_ns >= call->deadline_ns)
             return;
         while (core_now_ns(client->core) < until_ns)

@@ -13,8 +13,8 @@
  *           came for a second (for two in the second round, and so on).
  * Retries   A request that the cluster surely did not execute, and any request that only reads, is
  *           sent again, with growing pauses, until its deadline. A write whose fate is unknown is
- *           never sent twice. It is unknown when the write was sent, and its answer is missing
- *           or an error that says as little: kv_failure.maybe_executed.
+ *           never sent twice. It is unknown when the write was sent, and its answer is missing,
+ *           unintelligible, or an error that says as little: kv_failure.maybe_executed.
  * Owner     The core of the client_set. Requests are borrowed for the call; a response belongs to
  *           the caller, who releases it with its own ..__free_unpacked(response, NULL).
  * Threads   Owner core only; every call but open waits and therefore needs a fiber.

@@ -9,14 +9,15 @@
 
 enum habit {
     SERVES,
-    IS_SILENT,    /* accepts, and says nothing */
-    HANGS_UP,     /* accepts, and closes */
-    FALLS_SILENT, /* answers the greeting, and nothing else */
-    STOPS_MIDWAY, /* answers the greeting, and begins to answer requests */
-    CUTS_OFF,     /* answers the greeting, and closes when a request comes */
-    REFUSES,      /* answers requests with an error */
-    DRIPS,        /* answers requests in parts, slowly */
-    IS_SLOW,      /* answers requests, but not within a second */
+    IS_SILENT,       /* accepts, and says nothing */
+    HANGS_UP,        /* accepts, and closes */
+    FALLS_SILENT,    /* answers the greeting, and nothing else */
+    STOPS_MIDWAY,    /* answers the greeting, and begins to answer requests */
+    CUTS_OFF,        /* answers the greeting, and closes when a request comes */
+    SPEAKS_NONSENSE, /* answers requests with bytes that are no response */
+    REFUSES,         /* answers requests with an error */
+    DRIPS,           /* answers requests in parts, slowly */
+    IS_SLOW,         /* answers requests, but not within a second */
 };
 
 enum { METHODS = 16, DRIP_MS = 600, DRIPS_COUNT = 3, SLOW_MS = 1500 };
@@ -74,6 +75,7 @@ static void peer_sent(struct io_op *op, int32_t result)
 
 static void peer_reply(struct peer *peer, const struct native_frame *request)
 {
+    static const uint8_t nonsense[] = {0xff, 0xff, 0xff};
     static const uint8_t invalid_sort[] = {
         0x08, 0x8e, 0xd8, 0xff, 0xff, 0xff,
         0xff, 0xff, 0xff, 0xff, 0x01}; /* raftpb.Error.code = ERR_INVALID_SORT */
@@ -84,6 +86,9 @@ static void peer_reply(struct peer *peer, const struct native_frame *request)
     uint8_t *to = peer->out + peer->out_bytes;
     if (!greeting && habit == STOPS_MIDWAY) {
         reply.flags |= NATIVE_FLAG_PART;
+    } else if (!greeting && habit == SPEAKS_NONSENSE) {
+        reply.payload_bytes = sizeof(nonsense);
+        memcpy(to + NATIVE_HEADER_BYTES, nonsense, sizeof(nonsense));
     } else if (!greeting && habit == REFUSES) {
         reply.flags |= NATIVE_FLAG_ERROR;
         reply.payload_bytes = sizeof(invalid_sort);
@@ -411,6 +416,17 @@ Test(kv_client, a_read_that_takes_long_everywhere_is_waited_for)
 }
 
 /* ---- answers -------------------------------------------------------------------------------- */
+
+Test(kv_client, an_unintelligible_answer_leaves_a_write_unknown)
+{
+    world_open(SPEAKS_NONSENSE, SERVES, 1);
+    cr_expect_eq(put(0), ERR_MALFORMED, "%d", call.error);
+    cr_expect(call.failure.maybe_executed, "it was executed");
+    cr_expect_eq(PUTS(0), 1);
+    cr_expect_eq(get(0), ERR_MALFORMED);
+    cr_expect_not(call.failure.maybe_executed, "a read");
+    world_close();
+}
 
 Test(kv_client, an_error_of_the_server_says_that_a_write_was_not_executed)
 {
