@@ -50,7 +50,7 @@ static const char *flags_parse_duration(const char *text, uint64_t *value_ms)
     }
     if (total_ms > 1e15)
         return "time: invalid duration";
-    *value_ms = (uint64_t)total_ms;
+    *value_ms = total_ms > 0 && total_ms < 1 ? 1 : (uint64_t)total_ms;
     return NULL;
 }
 
@@ -91,6 +91,11 @@ static bool flags_set(struct flag *flag, const char *text, char reason[FLAG_REAS
         break;
     case FLAG_DURATION:
         wrong = flags_parse_duration(text, flag->target);
+        break;
+    case FLAG_LIMIT:
+        wrong = flags_parse_duration(text, flag->target);
+        if (wrong == NULL)
+            *(uint64_t *)flag->target = u64_max(*(uint64_t *)flag->target, 1);
         break;
     case FLAG_TEXT:
         *(const char **)flag->target = text;

@@ -20,7 +20,8 @@ enum flag_kind {
     FLAG_INTEGER,  /* int64_t */
     FLAG_TEXT,     /* const char * */
     FLAG_LIST,     /* char *, allocated: comma-separated; a repeated flag adds to it */
-    FLAG_DURATION, /* uint64_t in ms: "5s", "1m30s", "250ms" */
+    FLAG_DURATION, /* uint64_t in ms: "5s", "1m30s", "250ms"; what is less than 1 ms counts as 1 */
+    FLAG_LIMIT,    /* the same; 0 counts as 1 ms as well: hardly any time, not the default */
     FLAG_IGNORED,  /* takes a value, which nobody looks at */
 };
 

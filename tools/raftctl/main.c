@@ -233,7 +233,7 @@ int main(int argc, char **argv)
         {"endpoints", 0, FLAG_LIST, &ctl.endpoint_list, "", false},
         {"write-out", 'w', FLAG_TEXT, &ctl.output_name, "", false},
         {"hex", 0, FLAG_SWITCH, &ctl.hex, "", false},
-        {"command-timeout", 0, FLAG_DURATION, &ctl.command_timeout_ms, "", false},
+        {"command-timeout", 0, FLAG_LIMIT, &ctl.command_timeout_ms, "", false},
         {"dial-timeout", 0, FLAG_DURATION, &ctl.dial_timeout_ms, "", false},
         /* Of etcdctl, and without a meaning here. */
         {"debug", 0, FLAG_SWITCH, &ignored_switch, "", false},
