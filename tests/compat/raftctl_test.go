@@ -1,7 +1,11 @@
 package compat
 
 import (
+	"os"
+	"os/exec"
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 
 	"raft/tests/harness"
@@ -127,5 +131,36 @@ func sameBytes(t *testing.T, s *server, stock, raftctl string, c command, more .
 	if want != got {
 		t.Errorf("%s: %q of one server\netcdctl exit %d\n%q %s\nraftctl exit %d\n%q %s", c.why, c.args,
 			want.exit, want.stdout, want.stderr, got.exit, got.stdout, got.stderr)
+	}
+}
+
+// A mistyped directory is not an empty member: whoever chooses the survivor of a lost majority by
+// `debug log` has to hear of it.
+func TestRaftctlDebugNeedsDataDirectory(t *testing.T) {
+	raftctl := program(t, "RAFTCTL", "build/release/bin/raftctl")
+	root := t.TempDir()
+	file, missing := filepath.Join(root, "file"), filepath.Join(root, "missing")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ why, directory, want string }{
+		{"no such directory", missing, missing + ": No such file or directory; give the --data-dir"},
+		{"a file", file, file + ": Not a directory; give the --data-dir"},
+		{"not of a member", root, ": No such file or directory; " + root + " is not the --data-dir of a raftd"},
+	} {
+		for _, args := range [][]string{{"log"}, {"log", "--json"}, {"manifest"}} {
+			args = append(append([]string{"debug"}, args...), c.directory)
+			out, err := exec.Command(raftctl, args...).Output()
+			failed, ok := err.(*exec.ExitError)
+			if !ok || failed.ExitCode() != 1 || len(out) != 0 || !strings.Contains(string(failed.Stderr), c.want) {
+				t.Errorf("%s: %q: %v, output %q", c.why, args, err, out)
+			}
+		}
+	}
+	table := filepath.Join(missing, "lsm", "000001.sst")
+	if _, err := exec.Command(raftctl, "debug", "sst", table).Output(); err == nil {
+		t.Error("debug sst of a missing file succeeds")
+	} else if failed := err.(*exec.ExitError); failed.ExitCode() != 1 || !strings.Contains(string(failed.Stderr), table) {
+		t.Errorf("debug sst of a missing file: %v, %s", err, failed.Stderr)
 	}
 }

@@ -40,6 +40,28 @@ void debug_lock(const char *directory)
         raftctl_fail(RAFTCTL_ERROR, "%s: %s", path, err_text(error));
 }
 
+static int debug_stat_directory(const char *path)
+{
+    struct io_stat stat;
+    int error = await_stat(path, &stat);
+    return error == 0 && !stat.is_directory ? -ENOTDIR : error;
+}
+
+void debug_enter(char path[DEBUG_PATH_BYTES], const char *data_directory, const char *name)
+{
+    int error = debug_stat_directory(data_directory);
+    if (error < 0)
+        raftctl_fail(RAFTCTL_ERROR, "%s: %s; give the --data-dir of a raftd that was stopped",
+                     data_directory, err_text(error));
+    debug_path(path, data_directory, name);
+    error = debug_stat_directory(path);
+    if (error < 0)
+        raftctl_fail(RAFTCTL_ERROR,
+                     "%s: %s; %s is not the --data-dir of a raftd, or that never started", path,
+                     err_text(error), data_directory);
+    debug_lock(data_directory);
+}
+
 void debug_fail(const char *path, int error)
 {
     const char *last = logger_last_error();

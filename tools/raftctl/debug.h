@@ -17,6 +17,10 @@
 /* Fiber. Takes the lock of `directory`, when it has one; ends the process if somebody holds it. */
 void debug_lock(const char *directory);
 
+/* Fiber. For what lies in `name` of a data directory: takes its lock, makes the path. Ends the
+ * process when either directory is missing: a mistyped path must not pass for an empty member. */
+void debug_enter(char path[DEBUG_PATH_BYTES], const char *data_directory, const char *name);
+
 /* "directory/name". Ends the process when that is too long. */
 void debug_path(char path[DEBUG_PATH_BYTES], const char *directory, const char *name);
 

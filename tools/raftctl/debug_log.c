@@ -152,8 +152,7 @@ int debug_log_run(struct raftctl *ctl, const struct raftctl_command *command, in
     if (argc != 1 || from < 0)
         raftctl_fail(RAFTCTL_BAD_ARGUMENTS, "debug log needs one data directory");
     logger_set_level(LOG_LEVEL_NONE);
-    debug_lock(argv[0]);
-    debug_path(directory, argv[0], "log");
+    debug_enter(directory, argv[0], "log");
     struct wal_dump_visitor visitor = {.block = debug_log_print_block};
     int error =
         json ? wal_dump_entries(directory, (uint64_t)from, debug_log_print_entry, NULL, &recovered)

@@ -74,8 +74,7 @@ int debug_manifest_run(struct raftctl *ctl, const struct raftctl_command *comman
     if (argc != 1)
         raftctl_fail(RAFTCTL_BAD_ARGUMENTS, "debug manifest needs one data directory");
     logger_set_level(LOG_LEVEL_NONE);
-    debug_lock(argv[0]);
-    debug_path(directory, argv[0], "lsm");
+    debug_enter(directory, argv[0], "lsm");
     int error = lsm_dump_current(directory, &number);
     if (error == ERR_NOT_FOUND)
         raftctl_fail(RAFTCTL_ERROR, "%s/CURRENT: not found: no tables were ever made here",
