@@ -85,7 +85,7 @@ static bool kv_endpoint_parse(struct kv_endpoint *endpoint, const char *text)
         return false; /* TLS and sockets of other kinds are not spoken here */
     const char *end = text + strcspn(text, "/");
     const char *colon = memrchr(text, ':', (size_t)(end - text));
-    if (colon == NULL || colon == text)
+    if (colon == NULL)
         return false;
     unsigned long port = 0;
     for (const char *digit = colon + 1; digit < end; digit++) {
@@ -100,7 +100,10 @@ static bool kv_endpoint_parse(struct kv_endpoint *endpoint, const char *text)
         text++;
         colon--;
     }
-    snprintf(endpoint->host, sizeof(endpoint->host), "%.*s", (int)(colon - text), text);
+    if (colon == text && *text == ':') /* this host's */
+        snprintf(endpoint->host, sizeof(endpoint->host), "127.0.0.1");
+    else
+        snprintf(endpoint->host, sizeof(endpoint->host), "%.*s", (int)(colon - text), text);
     return endpoint->host[0] != '\0';
 }
 

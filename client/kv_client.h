@@ -42,7 +42,8 @@
 struct kv_client;
 
 struct kv_client_options {
-    const char *const *endpoints; /* "host:port", "http://host:port", "[::1]:port"; copied */
+    const char *const
+        *endpoints; /* "host:port", "http://host:port", "[::1]:port", ":port"; copied */
     uint32_t endpoint_count;
     uint64_t dial_timeout_ms; /* for one endpoint, until it serves */
     uint64_t call_timeout_ms; /* for a call, dialling and retries included */

@@ -121,6 +121,46 @@ func TestRaftctl(t *testing.T) {
 	}
 	unreachable := cmd("nobody listens", "--endpoints", "127.0.0.1:1", "get", "a", "--command-timeout", "300ms")
 	sameBytes(t, &server{Member: &harness.Member{Client: "127.0.0.1:1"}}, stock, raftctl, unreachable)
+	raftctlEndpoints(t, p.subject, stock, raftctl)
+	raftctlFullOutput(t, raftctl, "--endpoints", p.subject.Client, "get", "", "--prefix")
+}
+
+// raftctlEndpoints names one server in all ways that etcdctl knows.
+func raftctlEndpoints(t *testing.T, s *server, stock, raftctl string) {
+	t.Helper()
+	port := s.Client[strings.LastIndex(s.Client, ":"):]
+	for _, endpoints := range []string{s.Client + ",", "," + s.Client, port, "http://" + port, "http://" + s.Client} {
+		named := &server{Member: &harness.Member{Client: endpoints}}
+		sameBytes(t, named, stock, raftctl, cmd("endpoints "+endpoints, "get", "", "--prefix"))
+	}
+	for _, args := range [][]string{{"get", "a"}, {"endpoint", "status"}} {
+		if none := etcdctl(raftctl, &server{Member: &harness.Member{Client: ","}}, cmd("none", args...)); none.exit != 128 {
+			t.Errorf("no endpoint at all: %q: exit %d, %s", args, none.exit, none.stderr)
+		}
+	}
+}
+
+func TestRaftctlFullOutput(t *testing.T) {
+	raftctl := program(t, "RAFTCTL", "build/release/bin/raftctl")
+	raftctlFullOutput(t, raftctl, "--help")
+	raftctlFullOutput(t, raftctl, "get", "--help")
+}
+
+// raftctlFullOutput gives the program an output that takes nothing: that it must not pass over.
+func raftctlFullOutput(t *testing.T, raftctl string, args ...string) {
+	t.Helper()
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	run := exec.Command(raftctl, args...)
+	var failures strings.Builder
+	run.Stdout, run.Stderr = full, &failures
+	want := "Error: standard output could not be written: No space left on device\n"
+	if err := run.Run(); run.ProcessState.ExitCode() != 1 || failures.String() != want {
+		t.Errorf("%q > /dev/full: %v, %s", args, err, failures.String())
+	}
 }
 
 // sameBytes asks one server by both programs, with `more` before what the command already says.

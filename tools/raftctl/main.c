@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -39,6 +40,21 @@ static void raftctl_print_usage(FILE *to)
 
 /* ---- ends --------------------------------------------------------------------------------------
  */
+
+/* Also what stdio wrote on the way; then the reason is gone. */
+static int raftctl_end_output(int code)
+{
+    bool failed = ferror(stdout) != 0;
+    const char *reason = failed ? "an earlier write failed" : "";
+    if (fflush(stdout) != 0) {
+        failed = true;
+        reason = err_text(-errno);
+    }
+    if (!failed)
+        return code;
+    fprintf(stderr, "Error: standard output could not be written: %s\n", reason);
+    return RAFTCTL_ERROR;
+}
 
 void raftctl_fail(enum raftctl_exit code, const char *text, ...)
 {
@@ -87,7 +103,7 @@ static void raftctl_require_flags(const struct raftctl_command *command, enum fl
         printf("Usage:\n  raftctl %s\n", command->usage);
         for (uint32_t i = 0; i < flag_count; i++)
             printf("  --%-18s %s\n", flags[i].name, flags[i].what);
-        exit(RAFTCTL_OK);
+        exit(raftctl_end_output(RAFTCTL_OK));
     }
     if (result == FLAG_WRONG) {
         fprintf(stderr, "Error: %s\nUsage:\n  raftctl %s\n", reason, command->usage);
@@ -134,10 +150,14 @@ uint32_t raftctl_endpoints(const struct raftctl *ctl, const char *list[KV_CLIENT
     if (rest == NULL)
         raftctl_out_of_memory();
     for (char *one = strsep(&rest, ","); one != NULL; one = strsep(&rest, ",")) {
+        if (*one == '\0')
+            continue;
         if (count == KV_CLIENT_ENDPOINTS_MAX)
             raftctl_fail(RAFTCTL_BAD_ARGUMENTS, "more than %d endpoints", KV_CLIENT_ENDPOINTS_MAX);
         list[count++] = one;
     }
+    if (count == 0)
+        raftctl_fail(RAFTCTL_BAD_ARGUMENTS, "--endpoints names none: give host:port");
     return count;
 }
 
@@ -253,7 +273,7 @@ int main(int argc, char **argv)
     enum flag_result result = flags_parse(&table, 1, true, &run.argc, run.argv, reason);
     if (result == FLAG_HELP || (result == FLAG_PARSED && run.argc == 0)) {
         raftctl_print_usage(stdout);
-        return RAFTCTL_OK;
+        return raftctl_end_output(RAFTCTL_OK);
     }
     raftctl_require_flags(&none, result, reason, NULL, 0);
     int word_count;
@@ -268,5 +288,5 @@ int main(int argc, char **argv)
     core_destroy(ctl.core);
     mesh_destroy(mesh);
     free(ctl.endpoint_list);
-    return fflush(stdout) == 0 ? run.code : RAFTCTL_ERROR;
+    return raftctl_end_output(run.code);
 }
