@@ -288,6 +288,16 @@ int fiber_spawn(struct core *core, enum fiber_class class, void (*entry)(void *a
     return 0;
 }
 
+int fiber_spawn_request(struct core *core, enum fiber_class class, void (*entry)(void *argument),
+                        void *argument)
+{
+    const struct fiber_pool *pool = &core->fibers;
+    uint32_t own = (uint32_t)u64_min(FIBERS_OWN_MAX, pool->fibers_max / 4);
+    if (pool->live >= pool->fibers_max - own)
+        return ERR_FULL;
+    return fiber_spawn(core, class, entry, argument);
+}
+
 /* ---- scheduling ----------------------------------------------------------------------------- */
 
 uint32_t fiber_run_ready(struct core *core, enum fiber_class class, uint64_t deadline_ns)

@@ -9,7 +9,8 @@
  *           stack.
  * Owner     The core that spawned it; a fiber never migrates.
  * Errors    fiber_spawn() answers ERR_FULL when the pool is empty: back-pressure.
- * Limits    FIBER_STACK_BYTES of stack; fibers_max of the core.
+ * Limits    FIBER_STACK_BYTES of stack; fibers_max of the core, of which clients' requests leave a
+ *           quarter, at most FIBERS_OWN_MAX, to the core's own work.
  */
 #ifndef CORE_FIBER_H
 #define CORE_FIBER_H
@@ -19,6 +20,7 @@
 #include "core/reactor.h"
 
 #define FIBER_STACK_BYTES ((size_t)(64 * 1024))
+#define FIBERS_OWN_MAX    256u
 
 enum fiber_class {
     FIBER_LATENCY = 0,    /* runs first */
@@ -32,6 +34,11 @@ struct core;
 /* Spawned fibers first run later in the same or the next turn, never inside this call. */
 must_check int fiber_spawn(struct core *core, enum fiber_class class, void (*entry)(void *argument),
                            void *argument);
+
+/* As fiber_spawn(), for what a client asked for and may make last: ERR_FULL when it would take what
+ * is left for the core's own work (stopping, catching up, calls between cores). */
+must_check int fiber_spawn_request(struct core *core, enum fiber_class class,
+                                   void (*entry)(void *argument), void *argument);
 
 struct fiber *fiber_current(void); /* NULL outside a fiber */
 

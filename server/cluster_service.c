@@ -194,21 +194,21 @@ static void job_end(struct cluster_job *job)
 static void list_run(void *argument)
 {
     struct cluster_job *job = argument;
-    remote_call(job->node->map.raft, list_on_raft, job);
+    remote_call_request(job->node->map.raft, list_on_raft, job);
     job_end(job);
 }
 
 static void change_run(void *argument)
 {
     struct cluster_job *job = argument;
-    remote_call(job->node->map.raft, change_on_raft, job);
+    remote_call_request(job->node->map.raft, change_on_raft, job);
     job_end(job);
 }
 
 static void move_run(void *argument)
 {
     struct cluster_job *job = argument;
-    remote_call(job->node->map.raft, move_on_raft, job);
+    remote_call_request(job->node->map.raft, move_on_raft, job);
     job_end(job);
 }
 
@@ -229,7 +229,7 @@ static struct cluster_job *job_create(struct rpc_call *call, enum request_kind k
 
 static void job_start(struct cluster_job *job, void (*run)(void *argument))
 {
-    if (fiber_spawn(call_frontend(job->call)->core, FIBER_LATENCY, run, job) == 0)
+    if (fiber_spawn_request(call_frontend(job->call)->core, FIBER_LATENCY, run, job) == 0)
         return;
     rpc_fail(job->call, ERR_TOO_MANY_REQUESTS);
     free(job);

@@ -337,7 +337,7 @@ static void txn_read_run(void *argument)
 static void txn_read_go(struct rpc_call *call, int error)
 {
     if (error == 0)
-        error = fiber_spawn(call_frontend(call)->core, FIBER_LATENCY, txn_read_run, call);
+        error = fiber_spawn_request(call_frontend(call)->core, FIBER_LATENCY, txn_read_run, call);
     if (error < 0)
         rpc_fail(call, error == ERR_FULL ? ERR_TOO_MANY_REQUESTS : error);
 }
@@ -417,7 +417,7 @@ static void physical_run(void *argument)
     struct physical_compact *compact = argument;
     struct node *node = call_frontend(compact->call)->node;
     struct purge purge = {.node = node};
-    remote_call(node->map.raft, purge_run, &purge);
+    remote_call_request(node->map.raft, purge_run, &purge);
     if (purge.error < 0)
         rpc_fail(compact->call, purge.error);
     else
@@ -434,7 +434,8 @@ static void answer_compact(struct rpc_call *call, int64_t revision)
     struct physical_compact *compact = malloc(sizeof(*compact));
     if (compact != NULL) {
         *compact = (struct physical_compact){.call = call, .revision = revision};
-        if (fiber_spawn(call_frontend(call)->core, FIBER_BACKGROUND, physical_run, compact) == 0)
+        if (fiber_spawn_request(call_frontend(call)->core, FIBER_BACKGROUND, physical_run,
+                                compact) == 0)
             return;
     }
     free(compact);

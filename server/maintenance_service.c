@@ -146,7 +146,7 @@ static void hash_start(struct rpc_call *call, int64_t revision, bool kv)
     struct hash_job *job = malloc(sizeof(*job));
     if (job != NULL) {
         *job = (struct hash_job){.call = call, .revision = revision, .kv = kv};
-        if (fiber_spawn(call_frontend(call)->core, FIBER_BACKGROUND, hash_run, job) == 0)
+        if (fiber_spawn_request(call_frontend(call)->core, FIBER_BACKGROUND, hash_run, job) == 0)
             return;
     }
     free(job);

@@ -216,7 +216,7 @@ static void stream_start(struct rpc_call *call, void (*run)(void *argument))
     stream->frontend = call_frontend(call);
     arena_init(&stream->arena, 0);
     fiber_event_init(&stream->event);
-    if (fiber_spawn(stream->frontend->core, FIBER_LATENCY, run, stream) < 0) {
+    if (fiber_spawn_request(stream->frontend->core, FIBER_LATENCY, run, stream) < 0) {
         stream_destroy(stream);
         rpc_fail(call, ERR_TOO_MANY_REQUESTS);
     }

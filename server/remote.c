@@ -8,6 +8,7 @@ struct remote_job {
     void *argument;
     struct fiber_event done;
     uint32_t from;
+    bool of_request;
 };
 
 static void remote_send(struct core *core, uint32_t to, uint16_t kind, struct remote_job *job)
@@ -28,7 +29,9 @@ static void on_call(void *context maybe_unused, struct core *core,
 {
     struct remote_job *job = (struct remote_job *)(uintptr_t)message->word[0];
     /* With every fiber busy the call goes round once more; fibers end, so it gets its turn. */
-    if (fiber_spawn(core, FIBER_LATENCY, remote_run, job) < 0)
+    int error = job->of_request ? fiber_spawn_request(core, FIBER_LATENCY, remote_run, job)
+                                : fiber_spawn(core, FIBER_LATENCY, remote_run, job);
+    if (error < 0)
         remote_send(core, core_id(core), MESSAGE_CALL, job);
 }
 
@@ -45,16 +48,27 @@ void remote_init(struct core *core)
     core_handle(core, MESSAGE_CALL_DONE, on_call_done, NULL);
 }
 
-void remote_call(uint32_t to, void (*function)(void *argument), void *argument)
+static void call_and_wait(uint32_t to, struct remote_job *job)
 {
     struct core *core = core_current();
     invariant(fiber_current() != NULL);
     if (to == core_id(core)) {
-        function(argument);
+        job->function(job->argument);
         return;
     }
-    struct remote_job job = {.function = function, .argument = argument, .from = core_id(core)};
-    fiber_event_init(&job.done);
-    remote_send(core, to, MESSAGE_CALL, &job);
-    fiber_event_wait(&job.done);
+    job->from = core_id(core);
+    fiber_event_init(&job->done);
+    remote_send(core, to, MESSAGE_CALL, job);
+    fiber_event_wait(&job->done);
+}
+
+void remote_call(uint32_t to, void (*function)(void *argument), void *argument)
+{
+    call_and_wait(to, &(struct remote_job){.function = function, .argument = argument});
+}
+
+void remote_call_request(uint32_t to, void (*function)(void *argument), void *argument)
+{
+    call_and_wait(
+        to, &(struct remote_job){.function = function, .argument = argument, .of_request = true});
 }

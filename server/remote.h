@@ -16,4 +16,7 @@ void remote_init(struct core *core); /* on every core, before its first turn */
  */
 void remote_call(uint32_t to, void (*function)(void *argument), void *argument);
 
+/* The same on behalf of a client: it leaves that core the fibers of its own (core/fiber.h). */
+void remote_call_request(uint32_t to, void (*function)(void *argument), void *argument);
+
 #endif

@@ -213,6 +213,28 @@ Test(fiber, thousands_come_and_go)
     rig_close();
 }
 
+Test(fiber, requests_leave_some_to_the_core_itself)
+{
+    static const struct {
+        uint32_t fibers_max, requests_max;
+    } cases[] = {{16, 12}, {2000, 2000 - FIBERS_OWN_MAX}};
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        rig_open(cases[i].fibers_max);
+        finished = 0;
+        uint32_t spawned = 0;
+        while (fiber_spawn_request(core, FIBER_LATENCY, uses_its_stack, NULL) == 0)
+            spawned++;
+        cr_expect_eq(spawned, cases[i].requests_max);
+        while (fiber_spawn(core, FIBER_LATENCY, uses_its_stack, NULL) == 0)
+            spawned++;
+        cr_expect_eq(spawned, cases[i].fibers_max);
+        turns_until(&finished, spawned);
+        cr_expect_eq(fiber_spawn_request(core, FIBER_LATENCY, uses_its_stack, NULL), 0);
+        turns_until(&finished, spawned + 1);
+        rig_close();
+    }
+}
+
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* these catch the fault */
 static volatile uint32_t bottomless;
 

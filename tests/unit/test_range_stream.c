@@ -261,6 +261,41 @@ static void term_grows(void *argument)
     *finished = true;
 }
 
+static void own_work(void *argument)
+{
+    ++*(uint32_t *)argument;
+}
+
+/* More streams than the core has fibers, of a client that reads none: the core's own work goes on.
+ */
+static void streams_stall(void *argument)
+{
+    static const uint8_t all[] = {0x0a, 3, 'k', 'e', 'y', 0x12, 1, 0};
+    enum { STREAMS = 32, OWN = 4 };
+    bool *finished = argument;
+    uint32_t own = 0;
+    struct rpc_server_options options = {
+        .methods = methods, .method_count = ARRAY_COUNT(methods), .service = &frontend};
+    store_open();
+    raw_open(&options);
+    for (uint32_t i = 0; i < STREAMS; i++)
+        send_message(2 * i + 1, "/t.T/RangeStream", bytes_make(all, sizeof(all)));
+    settle();
+    cr_expect_eq(server.stats.handled[2][GRPC_RESOURCE_EXHAUSTED] + (uint64_t)server.calls_live,
+                 STREAMS);
+    cr_expect_gt(server.calls_live, 0);
+    for (uint32_t i = 0; i < OWN; i++)
+        cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, own_work, &own), 0);
+    settle();
+    cr_expect_eq(own, OWN);
+    raw_close();
+    settle();
+    cr_expect_eq(server.calls_live, 0);
+    rpc_server_deinit(&server);
+    store_close();
+    *finished = true;
+}
+
 /* `story` is a fiber of a core with a filled store, and says when it is over. */
 static void tell(void (*story)(void *argument))
 {
@@ -296,4 +331,9 @@ Test(range_stream, a_client_that_goes_away_leaves_nothing_behind, .timeout = 600
 Test(range_stream, a_term_that_grows_while_a_reply_waits_changes_nothing, .timeout = 600)
 {
     tell(term_grows);
+}
+
+Test(range_stream, streams_that_stall_leave_fibers_to_the_core, .timeout = 600)
+{
+    tell(streams_stall);
 }
