@@ -29,9 +29,13 @@
 
 #define NODE_STOP_POLL_NS (50 * NS_PER_MS)
 #define START_WAIT_NS_MAX (5 * NS_PER_S)
-#define NODE_FIBERS_MAX   4096
+#define NODE_FIBERS_MAX   4096 /* of a core */
 #define NODE_POLL_US      50
 #define LEVEL0_TABLES     12 /* memtables are small: the processor's cache holds their keys */
+
+/* A stack is two mappings, with its guard page, and is kept for good. The kernel allows a process
+ * 65530 of them (vm.max_map_count): the stacks of all cores leave some to the heap. */
+#define NODE_STACKS_MAX 24000
 
 _Static_assert(MESSAGE_LSM_COUNT >= LSM_MESSAGE_KINDS, "message.h reserves what the LSM asks for");
 _Static_assert(MESSAGE_KIND_COUNT <= MESH_KIND_MAX, "message kinds fit the handler table");
@@ -83,7 +87,7 @@ void node_core_options(const struct node *node, uint32_t core, uint32_t cpu_coun
     bool connections =
         core >= map->connections_first && core < map->connections_first + map->connections_count;
     *options = (struct core_options){
-        .fibers_max = NODE_FIBERS_MAX,
+        .fibers_max = (uint32_t)u64_min(NODE_FIBERS_MAX, NODE_STACKS_MAX / node->core_count),
         .cpu_count = cpu_count,
         .reactor =
             {
