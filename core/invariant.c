@@ -1,6 +1,7 @@
 #include "core/invariant.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #define FATAL_MESSAGE_BYTES_MAX 1024
+#define FATAL_WRITE_SECONDS_MAX 1
 
 typedef void fatal_flush(void);
 static _Atomic(fatal_flush *) fatal_flush_hook;
@@ -16,6 +18,24 @@ static _Atomic(fatal_flush *) fatal_flush_hook;
 void fatal_set_flush(void (*flush)(void))
 {
     atomic_store(&fatal_flush_hook, flush);
+}
+
+static void fatal_give_up(int number)
+{
+    (void)number;
+    abort();
+}
+
+/* Whoever reads standard error may have stopped, and a write to a full pipe waits for ever: the
+ * process ends all the same, without the rest of its last words. */
+static void fatal_limit_writing(void)
+{
+    sigset_t alarms;
+    sigemptyset(&alarms);
+    sigaddset(&alarms, SIGALRM);
+    signal(SIGALRM, fatal_give_up);
+    sigprocmask(SIG_UNBLOCK, &alarms, NULL); /* some thread has to take it; this one does */
+    alarm(FATAL_WRITE_SECONDS_MAX);
 }
 
 /* No stdio: nothing here may wait for a lock that the failing code holds. */
@@ -46,11 +66,13 @@ __attribute__((noreturn)) static void fatal_end(const char *message)
     memcpy(line + used, "\"}\n", 3);
     used += 3;
 
+    fatal_limit_writing();
     /* A failure inside the flush itself must not come back here for ever. */
     fatal_flush *flush = atomic_exchange(&fatal_flush_hook, NULL);
     if (flush != NULL)
         flush();
     fatal_write(line, used);
+    alarm(0);
     abort();
 }
 

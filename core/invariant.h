@@ -18,7 +18,8 @@
 __attribute__((noreturn, cold)) void invariant_fail(const char *condition, const char *file,
                                                     int line, const char *function);
 
-/* Stops the process for a reason outside our code (a failed sync, say): prints, then aborts. */
+/* Stops the process for a reason outside our code (a failed sync, say): prints, then aborts. What
+ * standard error does not take within a second is not printed. */
 __attribute__((noreturn, cold, format(printf, 1, 2))) void fatal(const char *format, ...);
 
 /* What fatal() runs before it prints: the log lines that still wait in memory. One for the process,

@@ -340,3 +340,41 @@ Test(logger, fatal_writes_what_the_core_still_holds_first)
     cJSON_Delete(line);
     cr_expect_str_eq(second, "{\"level\":\"fatal\",\"msg\":\"the disk said \\\"no \\\"\"}\n");
 }
+
+/* Gives up after a long while: then the child is killed, and the status says so. */
+static int wait_for_end(pid_t child)
+{
+    int status = 0;
+    for (int i = 0; i < 30000; i++) {
+        pid_t ended = waitpid(child, &status, WNOHANG);
+        cr_assert_geq(ended, 0);
+        if (ended == child)
+            return status;
+        usleep(1000);
+    }
+    kill(child, SIGKILL);
+    cr_assert_eq(waitpid(child, &status, 0), child);
+    return status;
+}
+
+Test(logger, fatal_ends_the_process_although_nobody_reads)
+{
+    for (int with_core = 0; with_core < 2; with_core++) {
+        pid_t child = fork();
+        if (child == 0) {
+            signal(SIGABRT, SIG_DFL);
+            capture_begin(4096);
+            cr_assert_eq(fcntl(STDERR_FILENO, F_SETFL, O_NONBLOCK), 0);
+            while (write(STDERR_FILENO, "full\n", 5) > 0) {
+            }
+            cr_assert_eq(fcntl(STDERR_FILENO, F_SETFL, 0), 0);
+            if (with_core) {
+                (void)core_open();
+                log_info("last words", LOG_U64("n", 7));
+            }
+            fatal("the disk said no");
+        }
+        int status = wait_for_end(child);
+        cr_expect(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT, "status %x", status);
+    }
+}
