@@ -208,8 +208,9 @@ static int run(struct process *self)
     for (uint32_t i = 0; i < self->core_count; i++) {
         threads[i].process = self;
         threads[i].core = i;
-        if (pthread_create(&threads[i].thread, NULL, thread_run, &threads[i]) != 0) {
-            fprintf(stderr, "raftd: cannot create a thread: %s\n", strerror(errno));
+        int error = pthread_create(&threads[i].thread, NULL, thread_run, &threads[i]);
+        if (error != 0) {
+            fprintf(stderr, "raftd: cannot create a thread: %s\n", strerror(error));
             return EXIT_FAILURE;
         }
     }

@@ -359,11 +359,12 @@ struct peer_listener {
     struct peer_listener *next;
 };
 
-static void on_accepted(struct io_listener *io, int32_t fd, const struct io_address *peer)
+static void on_accepted(struct io_listener *io, int32_t fd,
+                        const struct io_address *peer maybe_unused)
 {
     struct peer_listener *listener = container_of(io, struct peer_listener, io);
     if (fd < 0) {
-        log_warn("accept on the peer port failed", LOG_TEXT("address", peer->text), LOG_ERROR(fd));
+        log_warn("accept on the peer port failed", LOG_U64("port", io->port), LOG_ERROR(fd));
         return;
     }
     peers_accept(listener->role->peers, fd);
