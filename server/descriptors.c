@@ -6,7 +6,7 @@
 void descriptors_divide(uint64_t limit, uint32_t connection_cores, struct descriptors *descriptors)
 {
     invariant(connection_cores > 0);
-    uint64_t reserved = u64_max(limit / 4, u64_min(limit / 2, DESCRIPTORS_RESERVED_MIN));
+    uint64_t reserved = u64_max(limit / 4, u64_min(limit - limit / 4, DESCRIPTORS_RESERVED_MIN));
     uint64_t each = (limit - reserved) / connection_cores;
     *descriptors = (struct descriptors){
         .limit = limit,

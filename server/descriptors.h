@@ -5,8 +5,8 @@
  *           not. So connections never get all of what RLIMIT_NOFILE allows: a part is left for the
  *           log, tables, rings, listeners and the connections between members.
  * Units     Descriptors. Threads: any.
- * Limits    The part left for files is a quarter, at least DESCRIPTORS_RESERVED_MIN; of limits
- *           below twice that it is half. Each table is one open descriptor.
+ * Limits    The part left for files is a quarter, at least DESCRIPTORS_RESERVED_MIN; of limits that
+ *           are not much above that, three quarters. Each table is one open descriptor.
  * Source    docs/operations/memory.md, Descriptors.
  */
 #ifndef SERVER_DESCRIPTORS_H

@@ -18,8 +18,9 @@ Test(descriptors, connections_leave_room_for_files)
         {"cores share", 65536, 13, 16384, 3780},
         {"a low limit", 4096, 1, 1024, 3072},
         {"files need so many at least", 1024, 1, 512, 512},
-        {"too low for that: half", 256, 2, 128, 64},
-        {"hopeless", 1, 29, 0, 0},
+        {"clients get a quarter at least", 600, 1, 450, 150},
+        {"too low for members and files", 256, 2, 192, 32},
+        {"hopeless", 1, 29, 1, 0},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         struct descriptors descriptors;
