@@ -175,9 +175,20 @@ struct io_address {
     bool is_ipv6;
 };
 
-/* Immediate: resolves a host name or number. Start-up and reconnect only: may block. */
+/* Immediate: resolves a host name or number; of a name with both an IPv4 address. A name may block
+ * for as long as its servers do not answer: where nothing else waits for the core. */
 must_check int reactor_resolve(struct reactor *reactor, const char *host, uint16_t port,
                                struct io_address *address);
+
+/* The same without blocking. A number is resolved at once; a name by a thread of its own. Give
+ * `*lookup` as NULL at first. -EINPROGRESS: under way; ask again with the same host and port,
+ * nobody is woken when it is over. Any other result ends the lookup and leaves `*lookup` NULL. */
+struct io_lookup;
+must_check int reactor_resolve_aside(struct reactor *reactor, struct io_lookup **lookup,
+                                     const char *host, uint16_t port, struct io_address *address);
+
+/* Nobody will ask again; NULL is fine. The thread ends by itself, perhaps after the reactor. */
+void io_lookup_drop(struct io_lookup *lookup);
 
 /* A listening socket. `accepted` gets a connected descriptor (its new owner may be another core:
  * hand it over by ring and io_socket_attach() there), or a negative errno after which accepting

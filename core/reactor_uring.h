@@ -3,7 +3,7 @@
  *
  * Story     reactor_uring.c is the loop: submission, reaping, time, wake-ups. _setup.c creates and
  *           destroys, _files.c and _net.c turn calls of reactor.h into SQEs and CQEs into
- *           callbacks.
+ *           callbacks, _resolve.c looks up names.
  * Invariants
  *   R1  an io_op's link is OP_PENDING (or on `deferred`) exactly while it is in flight.
  *   R2  ops_pending counts SQEs whose final CQE has not been handled, plus `deferred`; SQEs tagged
@@ -136,6 +136,7 @@ struct stat_request;
 void uring_stat_completed(struct reactor *reactor, struct stat_request *request, int32_t result);
 
 /* reactor_uring_net.c */
+void uring_address_from_socket(struct io_address *address, const struct sockaddr *from);
 void uring_recv_completed(struct reactor *reactor, struct io_socket *socket, int32_t result,
                           uint32_t flags);
 void uring_send_completed(struct reactor *reactor, struct io_op *op, int32_t result);

@@ -2,7 +2,6 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -41,7 +40,7 @@ static socklen_t address_to_socket(const struct io_address *address, void *stora
     return sizeof(in);
 }
 
-static void address_from_socket(struct io_address *address, const struct sockaddr *from)
+void uring_address_from_socket(struct io_address *address, const struct sockaddr *from)
 {
     memset(address, 0, sizeof(*address));
     char number[INET6_ADDRSTRLEN] = "";
@@ -63,32 +62,6 @@ static void address_from_socket(struct io_address *address, const struct sockadd
     } else {
         snprintf(address->text, sizeof(address->text), "unknown");
     }
-}
-
-int reactor_resolve(struct reactor *reactor, const char *host, uint16_t port,
-                    struct io_address *address)
-{
-    (void)reactor;
-    char service[8];
-    snprintf(service, sizeof(service), "%u", port);
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV};
-    struct addrinfo *found = NULL;
-    int error = getaddrinfo(host, service, &hints, &found);
-    switch (error) {
-    case 0:
-        break;
-    case EAI_SYSTEM:
-        return errno != 0 ? -errno : -EIO;
-    case EAI_AGAIN:
-        return -EAGAIN;
-    case EAI_MEMORY:
-        return -ENOMEM;
-    default:
-        return ERR_NOT_FOUND;
-    }
-    address_from_socket(address, found->ai_addr);
-    freeaddrinfo(found);
-    return 0;
 }
 
 /* ---- listeners ------------------------------------------------------------------------------ */
@@ -136,7 +109,7 @@ int reactor_listen(struct reactor *reactor, struct io_listener *listener,
         goto fail;
     }
     struct io_address actual;
-    address_from_socket(&actual, (struct sockaddr *)&storage);
+    uring_address_from_socket(&actual, (struct sockaddr *)&storage);
     io_op_init(&listener->op, NULL);
     io_op_init(&listener->retry, NULL);
     listener->fd = fd;
@@ -187,7 +160,7 @@ static void listener_deliver(struct io_listener *listener, int32_t fd)
     struct io_address peer;
     if (getpeername(fd, (struct sockaddr *)&storage, &bytes) != 0)
         storage.ss_family = AF_UNSPEC; /* gone already: its first receive will say so */
-    address_from_socket(&peer, (struct sockaddr *)&storage);
+    uring_address_from_socket(&peer, (struct sockaddr *)&storage);
     listener->accepted(listener, fd, &peer);
 }
 

@@ -24,16 +24,26 @@ enum { KIND_PING = 6, KIND_PONG = 7 };
 
 static const uint64_t queued_bytes_max[PEER_LANE_COUNT] = {4 * MIB, 64 * MIB, 8 * MIB};
 
+/* One URL of a member, and what its host was found to be.
+ * T1  `fresh`: `known`, and no dial of it failed and no connection ended since it was found. */
+struct peer_target {
+    struct peer_address url;
+    struct io_lookup *lookup;  /* under way; NULL: none */
+    struct io_address address; /* the last good one, if `known` */
+    bool known, fresh;
+};
+
 struct peer_dial {
     struct peer_link *link; /* NULL between attempts */
+    uint32_t target;        /* that `link` was dialled at */
     uint64_t due_ns;        /* of the next attempt */
     uint64_t backoff_ns;
 };
 
 struct peer {
     uint64_t id; /* 0: free slot */
-    struct peer_address addresses[PEER_ADDRESSES_MAX];
-    uint32_t address_count, address_next;
+    struct peer_target targets[PEER_ADDRESSES_MAX];
+    uint32_t target_count, target_next;
     uint64_t incarnation; /* newest that greeted us */
     uint64_t heard_ns;
     struct peer_dial lanes[PEER_LANE_COUNT];
@@ -88,6 +98,50 @@ static void send_small(struct peers *peers, struct peer_link *link, uint16_t kin
         memcpy(to, meta, meta_bytes);
     peer_link_frame_end(link, &header);
     peer_link_flush(link);
+}
+
+/* ---- where they are ------------------------------------------------------------------------- */
+
+/* Finds the target's address again unless it is fresh. -EINPROGRESS: ask again in a later tick. */
+static int target_refresh(struct peers *peers, struct peer_target *target)
+{
+    struct io_address found;
+    if (target->fresh)
+        return 0;
+    int error = reactor_resolve_aside(core_reactor(peers->core), &target->lookup, target->url.host,
+                                      target->url.port, &found);
+    if (error == 0) {
+        target->address = found;
+        target->known = target->fresh = true;
+    }
+    return error;
+}
+
+static void target_drop_lookup(struct peer_target *target)
+{
+    io_lookup_drop(target->lookup);
+    target->lookup = NULL;
+}
+
+/* It answers: a lookup of it, if one still runs, would be old news when it is needed. */
+static void target_is_good(struct peer_target *target)
+{
+    target->fresh = target->known;
+    target_drop_lookup(target);
+}
+
+/* It may have moved. Looked up at once: the next dial may know already. */
+static void target_is_doubtful(struct peers *peers, struct peer_target *target)
+{
+    target->fresh = false;
+    int error = target_refresh(peers, target);
+    (void)error; /* that dial looks again */
+}
+
+static void targets_drop_lookups(struct peer *peer)
+{
+    for (uint32_t i = 0; i < peer->target_count; i++)
+        target_drop_lookup(&peer->targets[i]);
 }
 
 /* ---- greeting ------------------------------------------------------------------------------- */
@@ -173,6 +227,8 @@ static int on_welcome(struct peers *peers, struct peer_link *link, const struct 
     link->greeted = true;
     link->incarnation = header->incarnation;
     peer->lanes[link->lane].backoff_ns = REDIAL_NS_MIN;
+    if (peer->lanes[link->lane].link == link)
+        target_is_good(&peer->targets[peer->lanes[link->lane].target]);
     peers->options.events.connected(peers->options.events.context, link->id,
                                     (enum peer_lane)link->lane);
     return 0;
@@ -330,6 +386,9 @@ static void on_closed(struct peer_link *link, int error)
     if (peer != NULL && !link->inbound && peer->lanes[link->lane].link == link) {
         peer->lanes[link->lane].link = NULL;
         redial_later(peers, &peer->lanes[link->lane]);
+        uint32_t target = peer->lanes[link->lane].target;
+        if (!peers->stopping && target < peer->target_count) /* it may have fewer now */
+            target_is_doubtful(peers, &peer->targets[target]);
         if (!link->greeted)
             peers->stats.dials_failed++;
     }
@@ -392,14 +451,17 @@ void peers_accept(struct peers *peers, int32_t fd)
         peer_link_accept(link, fd);
 }
 
+/* A name that is being looked up again is dialled where it was; one never found waits for that. */
 static void dial(struct peers *peers, struct peer *peer, enum peer_lane lane)
 {
     struct peer_dial *state = &peer->lanes[lane];
-    const struct peer_address *to = &peer->addresses[peer->address_next++ % peer->address_count];
-    struct io_address address;
+    state->target = peer->target_next++ % peer->target_count;
+    struct peer_target *target = &peer->targets[state->target];
+    int error = target_refresh(peers, target);
+    if (error == -EINPROGRESS && !target->known)
+        return;
     peers->stats.dials++;
-    int error = reactor_resolve(core_reactor(peers->core), to->host, to->port, &address);
-    struct peer_link *link = error < 0 ? NULL : link_add(peers);
+    struct peer_link *link = target->known ? link_add(peers) : NULL;
     if (link == NULL) {
         peers->stats.dials_failed++;
         redial_later(peers, state);
@@ -408,7 +470,7 @@ static void dial(struct peers *peers, struct peer *peer, enum peer_lane lane)
     link->id = peer->id;
     link->lane = (uint8_t)lane;
     state->link = link;
-    peer_link_dial(link, &address);
+    peer_link_dial(link, &target->address);
 }
 
 static uint64_t silence_max_ns(const struct peers *peers, const struct peer_link *link)
@@ -459,7 +521,7 @@ static void on_tick(struct timer *timer)
         struct peer *peer = &peers->members[i];
         for (uint32_t lane = 0; peer->id != 0 && lane < PEER_LANE_COUNT; lane++)
             if (peer->lanes[lane].link == NULL && peer->lanes[lane].due_ns <= now_ns &&
-                peer->address_count > 0)
+                peer->target_count > 0)
                 dial(peers, peer, (enum peer_lane)lane);
     }
     timer_start(core_timers(peers->core), timer, now_ns + TICK_NS);
@@ -470,10 +532,10 @@ static void on_tick(struct timer *timer)
 static bool addresses_equal(const struct peer *peer, const struct peer_address *addresses,
                             uint32_t count)
 {
-    bool equal = peer->address_count == count;
+    bool equal = peer->target_count == count;
     for (uint32_t i = 0; i < count && equal; i++)
-        equal = strcmp(peer->addresses[i].host, addresses[i].host) == 0 &&
-                peer->addresses[i].port == addresses[i].port;
+        equal = strcmp(peer->targets[i].url.host, addresses[i].host) == 0 &&
+                peer->targets[i].url.port == addresses[i].port;
     return equal;
 }
 
@@ -493,8 +555,11 @@ int peers_add(struct peers *peers, uint64_t id, const struct peer_address *addre
         memset(peer, 0, sizeof(*peer));
         peer->id = id;
     }
-    memcpy(peer->addresses, addresses, address_count * sizeof(*addresses));
-    peer->address_count = address_count;
+    targets_drop_lookups(peer);
+    memset(peer->targets, 0, sizeof(peer->targets));
+    for (uint32_t i = 0; i < address_count; i++)
+        peer->targets[i].url = addresses[i];
+    peer->target_count = address_count;
     for (uint32_t lane = 0; lane < PEER_LANE_COUNT; lane++) {
         peer->lanes[lane].backoff_ns = REDIAL_NS_MIN;
         peer->lanes[lane].due_ns = 0;
@@ -514,6 +579,7 @@ void peers_remove(struct peers *peers, uint64_t id)
             peer_link_flush(link); /* what tells it of its removal may be queued */
             peer_link_close_when_sent(link, ERR_CLOSED);
         }
+    targets_drop_lookups(peer);
     memset(peer, 0, sizeof(*peer));
 }
 
@@ -622,6 +688,8 @@ void peers_stop(struct peers *peers)
     timer_stop(core_timers(peers->core), &peers->tick);
     for (struct peer_link *link = peers->links; link != NULL; link = link->next)
         peer_link_close(link, ERR_CLOSED);
+    for (uint32_t i = 0; i < PEERS_MAX; i++)
+        targets_drop_lookups(&peers->members[i]);
     fiber_event_init(&stopped);
     peers->stopped = &stopped;
     if (peers->link_count > 0)

@@ -17,4 +17,9 @@ void sim_network_block(struct sim_world *world, uint32_t from, uint32_t to, uint
  * as when a process is slow to accept what its kernel took. */
 void sim_network_slow(struct sim_world *world, uint32_t from, uint32_t to, uint64_t by_ns);
 
+/* Who answers when a name is looked up aside: 0 and the address, -EINPROGRESS, or an error. Each
+ * asking is a new one. */
+void sim_network_names(struct sim_world *world,
+                       int (*names)(void *context, const char *host, uint8_t ip[4]), void *context);
+
 #endif

@@ -81,6 +81,8 @@ struct sim_network {
     uint16_t port_next;
     uint64_t blocked_until_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1]; /* from, to */
     uint64_t slow_ns[SIM_NODES_MAX + 1][SIM_NODES_MAX + 1];          /* from, to */
+    int (*names)(void *context, const char *host, uint8_t ip[4]);    /* NULL: localhost alone */
+    void *names_context;
 };
 
 struct sim_network *sim_network_create(struct sim_world *world)
@@ -125,6 +127,13 @@ void sim_network_destroy(struct sim_network *network)
         endpoint_free(network, network->endpoints);
     invariant(network->listeners == NULL);
     free(network);
+}
+
+void sim_network_names(struct sim_world *world,
+                       int (*names)(void *context, const char *host, uint8_t ip[4]), void *context)
+{
+    world->network->names = names;
+    world->network->names_context = context;
 }
 
 void sim_network_block(struct sim_world *world, uint32_t from, uint32_t to, uint64_t until_ns)
@@ -525,6 +534,25 @@ int reactor_resolve(struct reactor *reactor, const char *host, uint16_t port,
     }
     address_make(address, ip, port);
     return 0;
+}
+
+int reactor_resolve_aside(struct reactor *reactor, struct io_lookup **lookup, const char *host,
+                          uint16_t port, struct io_address *address)
+{
+    const struct sim_network *network = reactor->node->world->network;
+    invariant(*lookup == NULL);
+    uint8_t ip[4];
+    if (network->names == NULL || strspn(host, "0123456789.") == strlen(host))
+        return reactor_resolve(reactor, host, port, address);
+    int error = network->names(network->names_context, host, ip);
+    if (error == 0)
+        address_make(address, ip, port);
+    return error;
+}
+
+void io_lookup_drop(struct io_lookup *lookup)
+{
+    invariant(lookup == NULL);
 }
 
 static struct sim_node *node_at(struct sim_node *from, const struct io_address *address)

@@ -1,5 +1,6 @@
 /* net/peer between two simulated members: greeting, lanes, loss, resets, cut reads, bad frames. */
 #include <criterion/criterion.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -33,6 +34,11 @@ struct member {
     int refused_error, admit_error;
     struct peer_stats stats; /* as last looked at */
     struct member *other;
+    const char *other_host; /* NULL: its number */
+
+    int name_error; /* what a lookup of its name gives; 0: node `name_node` */
+    uint8_t name_node;
+    uint32_t names_asked;
 };
 
 struct duo {
@@ -194,7 +200,10 @@ static void boot(struct member *member)
     cr_assert_eq(reactor_resolve(reactor, host, PORT, &address), 0);
     cr_assert_eq(reactor_listen(reactor, &member->listener, &address), 0);
     struct peer_address to = {.port = PORT};
-    snprintf(to.host, sizeof(to.host), "10.0.0.%u", member->other->node.id);
+    if (member->other_host != NULL)
+        snprintf(to.host, sizeof(to.host), "%s", member->other_host);
+    else
+        snprintf(to.host, sizeof(to.host), "10.0.0.%u", member->other->node.id);
     cr_assert_eq(peers_add(member->peers, member->other->id, &to, 1), 0);
     timer_init(&member->timer, on_timer);
     timer_start(core_timers(core), &member->timer, core_now_ns(core) + NS_PER_MS);
@@ -293,6 +302,92 @@ Test(sim_peer, a_crash_is_noticed_and_the_next_process_is_dialled, .timeout = 60
         }
         duo_end(duo);
     }
+}
+
+static int on_name(void *context, const char *host, uint8_t ip[4])
+{
+    struct member *member = context;
+    cr_assert_str_eq(host, member->other_host);
+    member->names_asked++;
+    memcpy(ip, (uint8_t[]){10, 0, 0, member->name_node}, 4);
+    return member->name_error;
+}
+
+/* Only the first member knows the other one by a name. */
+static struct duo *duo_named(int name_error)
+{
+    struct duo *duo = duo_begin(5);
+    struct member *first = &duo->members[0];
+    first->other_host = "second.test";
+    first->name_error = name_error;
+    first->name_node = (uint8_t)duo->members[1].node.id;
+    sim_network_names(&duo->world, on_name, first);
+    boot(first);
+    boot(&duo->members[1]);
+    return duo;
+}
+
+Test(sim_peer, a_name_that_nobody_answers_for_holds_up_nothing, .timeout = 60)
+{
+    struct duo *duo = duo_named(-EINPROGRESS);
+    struct member *first = &duo->members[0], *second = &duo->members[1];
+    run_for(duo, 12 * NS_PER_S);
+    cr_expect_eq(first->connected, 0);
+    cr_expect_eq(first->stats.dials, 0, "there is nothing to dial yet");
+    cr_expect_gt(first->received, 5000, "what the other one sends arrives meanwhile");
+    first->name_error = ERR_NOT_FOUND;
+    run_for(duo, 2 * NS_PER_S);
+    cr_expect_gt(first->stats.dials_failed, 0);
+    uint32_t asked = first->names_asked;
+    run_for(duo, 4 * NS_PER_S);
+    cr_expect_leq(first->names_asked, asked + 8 * PEER_LANE_COUNT, "it waits between attempts");
+    first->name_error = 0;
+    run_for(duo, 2 * NS_PER_S);
+    cr_expect_eq(first->connected, PEER_LANE_COUNT);
+    cr_expect_gt(second->received, 500);
+    asked = first->names_asked;
+    run_for(duo, 10 * NS_PER_S);
+    cr_expect_eq(first->names_asked, asked, "a connection that stands needs no name");
+    duo_end(duo);
+}
+
+Test(sim_peer, the_last_good_address_is_dialled_while_its_name_cannot_be_looked_up, .timeout = 60)
+{
+    static const int errors[] = {-EINPROGRESS, -EAGAIN, ERR_NOT_FOUND};
+    for (size_t i = 0; i < ARRAY_COUNT(errors); i++) {
+        struct duo *duo = duo_named(0);
+        struct member *first = &duo->members[0], *second = &duo->members[1];
+        run_for(duo, 1 * NS_PER_S);
+        cr_expect_eq(first->connected, PEER_LANE_COUNT);
+        first->name_error = errors[i];
+        uint32_t asked = first->names_asked;
+        crash(second);
+        run_for(duo, 4 * NS_PER_S);
+        cr_expect_gt(first->names_asked, asked, "it may have moved");
+        boot(second);
+        run_for(duo, 3 * NS_PER_S);
+        cr_expect_eq(first->connected, 2 * PEER_LANE_COUNT, "%s", err_text(errors[i]));
+        cr_expect_gt(second->received, 500, "%s", err_text(errors[i]));
+        duo_end(duo);
+    }
+}
+
+Test(sim_peer, a_member_that_moved_is_found, .timeout = 60)
+{
+    struct duo *duo = duo_begin(7);
+    struct member *first = &duo->members[0], *second = &duo->members[1];
+    first->other_host = "second.test";
+    first->name_node = 77; /* where nobody listens */
+    sim_network_names(&duo->world, on_name, first);
+    boot(first);
+    boot(second);
+    run_for(duo, 3 * NS_PER_S);
+    cr_expect_gt(first->stats.dials_failed, PEER_LANE_COUNT);
+    cr_expect_eq(first->connected, 0);
+    first->name_node = (uint8_t)second->node.id;
+    run_for(duo, 3 * NS_PER_S);
+    cr_expect_eq(first->connected, PEER_LANE_COUNT);
+    duo_end(duo);
 }
 
 Test(sim_peer, a_silent_connection_is_given_up_and_dialled_again, .timeout = 60)
