@@ -6,7 +6,8 @@
  *           bulk appends, and those behind snapshots. The first frame is a greeting that names
  *           cluster, member and incarnation; the other end welcomes it or says why not, and the
  *           reason travels. Pings find connections that died without a word. Frames to a member
- *           that is not connected are dropped: Raft sends again.
+ *           that is not connected are dropped: Raft sends again. A name is looked up beside
+ *           the core; meanwhile, and when that fails, its last good address is dialled.
  * Owner     The raft core.
  * Threads   Owner only. Callbacks run in the receive path and may send, add and remove.
  * Errors    A frame of another cluster, for or from another member, of another incarnation, damaged
@@ -14,7 +15,7 @@
  * Limits    PEERS_MAX members; bytes queued for a lane are bounded, what does not fit is dropped.
  *           PEER_LINKS_IN_MAX accepted connections: past them the oldest that did not greet yet
  *           goes, or the new one when all have.
- * Source    docs/formats/peer-frame.md, docs/internals/raft.md.
+ * Source    docs/formats/peer-frame.md, docs/internals/raft.md, docs/internals/reactor.md.
  */
 #ifndef NET_PEER_H
 #define NET_PEER_H
