@@ -28,7 +28,8 @@ struct frontend {
     struct rpc_server *server;
     struct lsm_reader *lsm_reader; /* the raft core's own when they share a core */
     struct mvcc_reader *reader;
-    uint64_t sequence; /* of requests proposed from here */
+    uint64_t sequence;    /* of requests proposed from here */
+    uint64_t range_bytes; /* in chunks of server/range_stream.c */
 
     struct queue gathered;    /* linearizable reads of this round, not asked for yet */
     struct queue outstanding; /* asked for, in order of batches */

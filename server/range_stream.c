@@ -18,6 +18,7 @@ struct range_stream {
     struct fiber_event event; /* room in the chunk, or the call is gone */
     uint8_t *chunk;
     size_t chunk_bytes_max;
+    size_t counted_bytes; /* part of frontend->range_bytes */
     size_t filled, taken;
     struct kv_header header; /* of the reply: measured and encoded, perhaps at different times */
     size_t total_bytes;      /* measured */
@@ -38,6 +39,7 @@ static void stream_destroy(struct range_stream *stream)
     if (stream->scan != NULL)
         mvcc_range_close(stream->scan);
     arena_deinit(&stream->arena);
+    stream->frontend->range_bytes -= stream->counted_bytes;
     free(stream->chunk);
     free(stream);
 }
@@ -57,16 +59,27 @@ static int stream_open(struct range_stream *stream)
                            &stream->scan);
 }
 
-static bool stream_reserve(struct range_stream *stream, size_t bytes)
+static int stream_reserve(struct range_stream *stream, size_t bytes)
 {
     if (bytes <= stream->chunk_bytes_max)
-        return true;
+        return 0;
     uint8_t *chunk = realloc(stream->chunk, bytes);
     if (chunk == NULL)
-        return false;
+        return -ENOMEM;
     stream->chunk = chunk;
     stream->chunk_bytes_max = bytes;
-    return true;
+    return 0;
+}
+
+/* A chunk that waits for its client. */
+static int stream_reserve_counted(struct range_stream *stream, size_t bytes)
+{
+    size_t more = bytes > stream->counted_bytes ? bytes - stream->counted_bytes : 0;
+    if (stream->frontend->range_bytes + more > RANGE_STREAM_BYTES_MAX)
+        return ERR_TOO_MANY_REQUESTS;
+    stream->frontend->range_bytes += more;
+    stream->counted_bytes += more;
+    return stream_reserve(stream, bytes);
 }
 
 /* ---- small: one buffer ---------------------------------------------------------------------- */
@@ -75,8 +88,9 @@ static int reply_small(struct range_stream *stream, const struct mvcc_range_resu
 {
     struct mvcc_kv kv;
     int more;
-    if (!stream_reserve(stream, stream->total_bytes))
-        return -ENOMEM;
+    int error = stream_reserve(stream, stream->total_bytes);
+    if (error < 0)
+        return error;
     uint8_t *at = kv_encode_range_head(stream->chunk, &stream->header, result->revision);
     while ((more = mvcc_range_next(stream->scan, &kv)) == 1)
         at = kv_encode_range_kv(at, &kv);
@@ -127,14 +141,15 @@ static bool chunk_flush(struct range_stream *stream)
     return !stream->released;
 }
 
-/* Room for `bytes` more in the chunk; NULL when the call is gone or memory is out. */
+/* Room for `bytes` more in the chunk; NULL when the call is gone or there is none. */
 static uint8_t *chunk_room(struct range_stream *stream, size_t bytes)
 {
     if (stream->filled + bytes > stream->chunk_bytes_max) {
         if (!chunk_flush(stream))
             return NULL;
-        if (!stream_reserve(stream, bytes)) {
-            stream->error = -ENOMEM;
+        int error = stream_reserve_counted(stream, bytes);
+        if (error < 0) {
+            stream->error = error;
             return NULL;
         }
     }
@@ -177,8 +192,9 @@ static void emit_large(struct range_stream *stream, const struct mvcc_range_resu
 
 static int reply_large(struct range_stream *stream, const struct mvcc_range_result *result)
 {
-    if (!stream_reserve(stream, RANGE_STREAM_CHUNK_BYTES))
-        return -ENOMEM;
+    int error = stream_reserve_counted(stream, RANGE_STREAM_CHUNK_BYTES);
+    if (error < 0)
+        return error;
     stream->call->context = stream;
     stream->call->released = stream_released;
     rpc_reply_source(stream->call, stream->total_bytes, stream_source);
@@ -262,16 +278,17 @@ static bool message_send(struct range_stream *stream, const struct mvcc_range_re
 static int messages_emit(struct range_stream *stream, const struct mvcc_range_result *result)
 {
     struct mvcc_kv kv;
-    int more;
-    if (!stream_reserve(stream, RANGE_STREAM_CHUNK_BYTES))
-        return -ENOMEM;
+    int more, error = stream_reserve_counted(stream, RANGE_STREAM_CHUNK_BYTES);
+    if (error < 0)
+        return error;
     while ((more = mvcc_range_next(stream->scan, &kv)) == 1) {
         size_t bytes = kv_range_kv_bytes(&kv);
         if (stream->filled + bytes > stream->chunk_bytes_max && stream->filled > 0 &&
             !message_send(stream, NULL))
             return ERR_CANCELED;
-        if (!stream_reserve(stream, bytes))
-            return -ENOMEM;
+        error = stream_reserve_counted(stream, bytes);
+        if (error < 0)
+            return error;
         kv_encode_range_kv(stream->chunk + stream->filled, &kv);
         stream->filled += bytes;
         if (fiber_should_yield())

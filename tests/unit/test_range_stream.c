@@ -296,6 +296,36 @@ static void streams_stall(void *argument)
     *finished = true;
 }
 
+/* Streams that wait for their clients hold no more than their part of memory. */
+static void streams_fill(void *argument)
+{
+    static const uint8_t all[] = {0x0a, 3, 'k', 'e', 'y', 0x12, 1, 0};
+    enum { STREAMS = 6, FIT = 3 };
+    const uint64_t others = RANGE_STREAM_BYTES_MAX - FIT * RANGE_STREAM_CHUNK_BYTES;
+    bool *finished = argument;
+    struct rpc_server_options options = {
+        .methods = methods, .method_count = ARRAY_COUNT(methods), .service = &frontend};
+    store_open();
+    raw_open(&options);
+    frontend.range_bytes = others;
+    for (uint32_t i = 0; i < STREAMS; i++)
+        send_message(2 * i + 1, i % 2 == 0 ? "/t.T/RangeStream" : "/t.T/Range",
+                     bytes_make(all, sizeof(all)));
+    settle();
+    cr_expect_eq(server.calls_live, FIT);
+    cr_expect_eq(server.stats.handled[1][GRPC_RESOURCE_EXHAUSTED] +
+                     server.stats.handled[2][GRPC_RESOURCE_EXHAUSTED],
+                 STREAMS - FIT);
+    cr_expect_eq(frontend.range_bytes, RANGE_STREAM_BYTES_MAX);
+    raw_close();
+    settle();
+    cr_expect_eq(frontend.range_bytes, others);
+    frontend.range_bytes = 0;
+    rpc_server_deinit(&server);
+    store_close();
+    *finished = true;
+}
+
 /* `story` is a fiber of a core with a filled store, and says when it is over. */
 static void tell(void (*story)(void *argument))
 {
@@ -336,4 +366,9 @@ Test(range_stream, a_term_that_grows_while_a_reply_waits_changes_nothing, .timeo
 Test(range_stream, streams_that_stall_leave_fibers_to_the_core, .timeout = 600)
 {
     tell(streams_stall);
+}
+
+Test(range_stream, streams_that_stall_hold_bounded_memory, .timeout = 600)
+{
+    tell(streams_fill);
 }
