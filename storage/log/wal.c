@@ -279,6 +279,8 @@ static void builder_issue(struct builder *builder)
         take_ready_segment(wal);
     block->segment = wal->segments[wal->active].number;
     block->page = (uint32_t)(wal->active_offset / WAL_PAGE_BYTES);
+    if (block->page == 0)
+        wal->segments[wal->active].base_index = wal_block_base_index(block);
     uint32_t trail = wal_trail_offset(block);
     memset(write->block_bytes + builder->used, 0, trail - builder->used);
     wal_block_encode(block, write->block_bytes);

@@ -93,6 +93,12 @@ static inline uint64_t wal_block_last_index(const struct wal_block *block)
     return block->first_index + block->entry_count - 1;
 }
 
+/* The entry that a log continues which begins with this block. */
+static inline uint64_t wal_block_base_index(const struct wal_block *block)
+{
+    return (block->flags & WAL_BLOCK_REPAIR) != 0 ? block->before_index : block->first_index - 1;
+}
+
 /* ---- records ----------------------------------------------------------------------------------
  */
 

@@ -81,7 +81,7 @@ static void release_buffers(struct wal *wal)
 static int create_log(struct wal *wal)
 {
     struct io_file ring = {.fd = -1};
-    struct wal_segment segment = {.number = 1, .file.fd = -1};
+    struct wal_segment segment = {.number = 1, .base_index = UINT64_MAX, .file.fd = -1};
     wal_segment_path(wal->scratch_path, wal->directory, 1);
     int result = wal_create_zeroed(wal->directory, wal->scratch_path, wal->segment_bytes, NULL,
                                    &segment.file);

@@ -31,7 +31,8 @@ _Static_assert(2 * WAL_RING_STRIDE <= WAL_TRAIL_HEADERS, "pages of the ring over
 
 struct wal_segment {
     uint32_t number;
-    uint32_t pins; /* fibers reading it: not recycled meanwhile */
+    uint32_t pins;       /* fibers reading it: not recycled meanwhile */
+    uint64_t base_index; /* what a log that begins with it continues; UINT64_MAX: not known */
     struct io_file file;
 };
 

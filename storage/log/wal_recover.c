@@ -226,6 +226,8 @@ static void keep(struct wal_scan *scan, struct wal_position at, const struct wal
     scan->last_crc_known = true;
     scan->expected = block->sequence + 1;
     wal_scan_learn(scan, block); /* ring and trails to come repeat it */
+    if (at.offset == 0)
+        scan->segments[at.slot].base_index = wal_block_base_index(block);
     at.offset += block->bytes;
     scan->at = at;
     scan->recovered->blocks++;

@@ -97,7 +97,7 @@ static int scan_open_segments(struct wal_scan *scan)
         if (scan->numbers[i] != next)
             return wal_refuse(scan->recovered, ERR_CORRUPT, path, 0, "the segment is missing");
         struct wal_segment *segment = &scan->segments[scan->segment_count];
-        *segment = (struct wal_segment){.number = next, .file.fd = -1};
+        *segment = (struct wal_segment){.number = next, .base_index = UINT64_MAX, .file.fd = -1};
         int result = scan_open_file(scan, path, scan->superblock.segment_bytes, &segment->file);
         if (result < 0)
             return result;

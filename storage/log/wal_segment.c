@@ -106,13 +106,18 @@ void wal_superblock_write(struct wal *wal, bool clean)
  */
 
 /* The lowest segment that is still needed. Never one without a durable block: recovery takes a bad
- * first block of the oldest segment for damage, since something there must have been durable. */
+ * first block of the oldest segment for damage, since something there must have been durable. And
+ * never one that continues what is not released: copies of damaged entries lie behind the blocks
+ * that followed those, and a log that began with such a block would not know their places. */
 static uint32_t keep_from(const struct wal *wal)
 {
     uint32_t floor = wal->superblock.oldest_segment;
     if (wal->fenced)
         return floor;
     uint32_t keep = wal_index_lowest_segment(&wal->index, wal->release_index, wal->durable_segment);
+    while (keep > floor &&
+           wal->segments[wal_slot_of_segment(wal, keep)].base_index > wal->release_index)
+        keep--;
     return keep < floor ? floor : keep;
 }
 
@@ -150,6 +155,7 @@ static void recycle_oldest(struct wal *wal)
         fatal("log segment %s could not be recycled: %s", wal->scratch_path, err_text(result));
     if (recycle) {
         segment.number = number;
+        segment.base_index = UINT64_MAX;
         wal->segments[wal->segment_count++] = segment; /* only the keeper adds segments */
         wal->stats.segments_recycled++;
     }
@@ -196,7 +202,7 @@ static void prepare_segments(struct wal *wal)
     while (!wal->closing && wal->segment_count - wal->active - 1 < wal->segments_ready) {
         invariant(wal->segment_count < WAL_SEGMENTS_MAX);
         uint32_t number = wal->segments[wal->segment_count - 1].number + 1;
-        struct wal_segment segment = {.number = number, .file.fd = -1};
+        struct wal_segment segment = {.number = number, .base_index = UINT64_MAX, .file.fd = -1};
         wal_segment_path(wal->scratch_path, wal->directory, number);
         int result = wal_create_zeroed(wal->directory, wal->scratch_path, wal->segment_bytes,
                                        &wal->closing, &segment.file);

@@ -444,6 +444,57 @@ Test(wal_recover, faulty_entries_are_repaired_in_place)
     in_fiber(repair);
 }
 
+/* The last entry of a segment is damaged, repaired by a copy in the next one, and not in tables yet
+ * when all before it is released: a log that began with the next segment would have lost it. */
+static void repaired_entry_outlives_a_release(void)
+{
+    enum { OF_FIRST = 16, BYTES = 3000 }; /* entries that fill a segment, each with a trail */
+    char log[128], segment[160];
+    uint8_t byte;
+    struct wal_recovered recovered;
+    snprintf(log, sizeof(log), "%s/log", root);
+    snprintf(crashed, sizeof(crashed), "%s/crashed", root);
+    snprintf(segment, sizeof(segment), "%s/0000000001.log", log);
+    struct wal *wal = open_small(log, &recovered);
+    for (uint64_t index = 1; index <= OF_FIRST + 1; index++)
+        append_wait(wal, index, 1, 1, BYTES);
+    cr_assert_eq(wal->active, 1);
+    cr_assert_eq(wal->active_offset, WAL_BLOCK_BYTES_MIN);
+    wal_close(wal);
+    uint64_t at = (OF_FIRST - 1) * (uint64_t)WAL_BLOCK_BYTES_MIN + 200;
+    fetch_bytes(segment, at, &byte, 1);
+    byte ^= 4;
+    patch(segment, at, &byte, 1);
+    wal = open_small(log, &recovered);
+    cr_assert_eq(recovered.fault_first_index, OF_FIRST, "%s", recovered.reason);
+    struct batch *batch = batch_make(OF_FIRST, 1, 1, BYTES);
+    batch->append.kind = WAL_APPEND_REPAIR;
+    wal_append(wal, &batch->append);
+    wal_flush(wal);
+    batch_wait(batch);
+    append_wait(wal, OF_FIRST + 2, 1, 1, BYTES);
+    wal_release(wal, OF_FIRST - 1);
+    await_keeper(wal);
+    copy_log(log, crashed);
+    wal_close(wal);
+    wal = open_small(crashed, &recovered);
+    cr_assert_eq(recovered.verdict, WAL_VERDICT_OK, "%s", recovered.reason);
+    cr_assert_leq(recovered.first_index, OF_FIRST);
+    replay_all(wal);
+    cr_expect_eq(seen.last, OF_FIRST + 2);
+    cr_expect_eq(seen.faulty, 0);
+    cr_expect_not(seen.wrong);
+    wal_release(wal, OF_FIRST);
+    await_keeper(wal);
+    cr_expect_eq(wal->superblock.oldest_segment, 2, "now it may go");
+    wal_close(wal);
+}
+
+Test(wal_recover, a_repaired_entry_outlives_the_release_of_what_is_before_it)
+{
+    in_fiber(repaired_entry_outlives_a_release);
+}
+
 static void cut_unproven(void)
 {
     row = &rows[9];
