@@ -12,6 +12,8 @@
 #include "server/remote.h"
 #include "server/snapshot_install.h"
 
+#define LOG_PATH_BYTES (CONFIG_TEXT_BYTES + 8)
+
 struct log_role {
     struct node *node;
     struct core *core;
@@ -149,11 +151,37 @@ void log_role_cut_unproven(struct node *node, struct wal_recovered *recovered)
     remote_call(node->map.log, cut_run, &call);
 }
 
+static void path_of_log(const struct node *node, char path[LOG_PATH_BYTES])
+{
+    snprintf(path, LOG_PATH_BYTES, "%s/log", node->config->data_dir);
+}
+
+struct change_search {
+    uint64_t last;
+    bool found;
+};
+
+static int change_visit(void *context, const struct entry *entry)
+{
+    struct change_search *search = context;
+    search->found |= entry->type == ENTRY_CONFIG_CHANGE && entry->index <= search->last;
+    return 0;
+}
+
+bool log_role_has_change(const struct node *node, uint64_t first, uint64_t last)
+{
+    char directory[LOG_PATH_BYTES];
+    struct wal_recovered ignored;
+    struct change_search search = {.last = last};
+    path_of_log(node, directory);
+    return wal_dump_entries(directory, first, change_visit, &search, &ignored) == 0 && search.found;
+}
+
 int log_role_start(struct node *node, struct core *core, bool alone,
                    struct wal_recovered *recovered)
 {
-    char directory[CONFIG_TEXT_BYTES + 8];
-    snprintf(directory, sizeof(directory), "%s/log", node->config->data_dir);
+    char directory[LOG_PATH_BYTES];
+    path_of_log(node, directory);
     struct log_role *role = calloc(1, sizeof(*role));
     if (role == NULL)
         return -ENOMEM;

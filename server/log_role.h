@@ -44,6 +44,10 @@ struct log_repair {
 must_check int log_role_start(struct node *node, struct core *core, bool alone,
                               struct wal_recovered *recovered);
 
+/* Fiber of the log core, of a log that is not open: is there a change of members among the entries
+ * first..last? */
+bool log_role_has_change(const struct node *node, uint64_t first, uint64_t last);
+
 /* Any core's fiber, at start, of a node that is alone. Blocks that were in flight at the crash, and
  * that nothing proves durable, were never acknowledged by it, because it acknowledges only what it
  * knows durable, in order. No other member can have them either: they are cut. */

@@ -139,6 +139,7 @@ struct start_call {
     enum snapshot_install install;
     struct snapshot_position snapshot; /* unless SNAPSHOT_NONE */
     bool reset_log;                    /* it does not go on from the snapshot */
+    bool has_change;
     int error;
 };
 
@@ -155,6 +156,14 @@ static void start_log(void *argument)
 {
     struct start_call *call = argument;
     call->error = log_role_start(call->node, core_current(), call->alone, &call->recovered);
+}
+
+/* A change of members, committed maybe and not in the tables yet, before what is damaged. */
+static void find_change(void *argument)
+{
+    struct start_call *call = argument;
+    call->has_change = log_role_has_change(call->node, mvcc_applied_index(call->node->mvcc) + 1,
+                                           call->recovered.fault_first_index - 1);
 }
 
 static void start_background(void *argument)
@@ -382,7 +391,7 @@ static int finish_snapshot(struct node *node, struct start_call *call)
 
 /* The log, then the tables: each verifies all of its files before it changes one of them. What a
  * damaged log means depends on whether others have copies. A group that began with several members
- * is taken to have them still; of one that grew from a single member only the tables know. */
+ * is taken to have them still; of one that grew from one member the tables know, or the log. */
 static int start_storage(struct node *node, struct core *core, struct start_call *call)
 {
     const struct wal_recovered *recovered = &call->recovered;
@@ -410,6 +419,10 @@ static int start_storage(struct node *node, struct core *core, struct start_call
     if (error < 0)
         return refuse(node, "snapshot", "", error);
     bool alone = !has_peers(&node->membership.set, node->identity.member_id);
+    if (log_error < 0 && alone && recovered->verdict == WAL_VERDICT_FAULTY) {
+        remote_call(node->map.log, find_change, call);
+        alone = !call->has_change;
+    }
     if (log_error < 0 && alone)
         return refuse(node, "log", recovered->reason, log_error);
     if (log_error < 0) {

@@ -326,7 +326,8 @@ Test(situations, an_answer_that_takes_longer_than_the_next_question_is_one)
 
 /* ---- damaged logs --------------------------------------------------------------------------- */
 
-/* A cluster that began with one member: only its tables tell that others have copies by now. */
+/* A cluster that began with one member: its tables tell that others have copies by now, or, before
+ * the first flush, what is sound of the log. */
 Test(situations, a_damaged_log_of_a_group_that_grew_from_one_member)
 {
     uint64_t repaired = 0;
@@ -343,7 +344,8 @@ Test(situations, a_damaged_log_of_a_group_that_grew_from_one_member)
             boot(joins);
             run_until(group, is_whole(group, joins) && names(first, joins));
         }
-        run_on(group, first, flush, 0);
+        if (seed % 2 == 0)
+            run_on(group, first, flush, 0);
         run_on(group, first, write_entries, ENTRIES);
         for (uint32_t i = 1; i < MACHINES; i++)
             run_until(group, is_whole(group, &group->machines[i]));
