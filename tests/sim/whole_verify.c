@@ -33,7 +33,7 @@ static void verify_node(struct whole *whole, const struct whole_node *node)
     }
     while (is_judged(node) && !whole_client_hash(whole, client, 0))
         pause();
-    for (uint32_t i = 0; i < whole->hash_count; i++)
+    for (uint32_t i = 0; i < whole->hash_count && is_judged(node); i++)
         (void)whole_client_hash(whole, client, whole->hashes[i].revision);
     kv_client_close(client);
 }
