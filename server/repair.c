@@ -42,8 +42,9 @@ struct repair {
     /* Our question. */
     uint64_t asked; /* member; 0: none is under way */
     uint64_t asked_ns, asked_before;
-    uint64_t sought;            /* the lowest faulty entry, and for how long we listened since */
-    uint64_t seen_ns, heard_ns; /* without a leader */
+    uint64_t sought;   /* the lowest faulty entry */
+    uint64_t heard_ns; /* for how long we listened for it without a leader, up to... */
+    uint64_t seen_ns;  /* ...this moment */
     struct peer_repair_request request;
     uint64_t burn;       /* the term in which answers count as final; 0: not that far */
     uint64_t burn_floor; /* the highest term that an answer told */

@@ -122,6 +122,14 @@ static void start_all(struct group *group)
         run_until(group, is_whole(group, &group->machines[i]));
 }
 
+/* Nobody hears it for so long; 0: from now on they do. */
+static void silence(struct group *group, struct machine *machine, uint64_t for_ns)
+{
+    for (uint32_t i = 0; i < MACHINES; i++)
+        if (&group->machines[i] != machine)
+            block(group, machine, &group->machines[i], for_ns);
+}
+
 /* The first member that is neither. */
 static struct machine *member_but(struct group *group, const struct machine *one,
                                   const struct machine *another)
@@ -448,9 +456,7 @@ Test(situations, what_replaced_a_damaged_entry_is_given_to_others)
         const struct raft_log *log = &raft_of(damaged)->log;
         replaced.index = replaced.term = replaced.replaced_by = 0;
         run_on(group, damaged, flush_and_release, 0);
-        for (uint32_t i = 0; i < MACHINES; i++)
-            if (&group->machines[i] != damaged)
-                block(group, damaged, &group->machines[i], LIMIT_S * NS_PER_S);
+        silence(group, damaged, LIMIT_S * NS_PER_S);
         run_on(group, damaged, propose_entries, ENTRIES);
         run_until(group, log->durable_index == log->last_index);
         cr_assert_geq(log->last_index, log->committed_index + ENTRIES);
@@ -459,10 +465,9 @@ Test(situations, what_replaced_a_damaged_entry_is_given_to_others)
             damage_log(damaged);
         run_until(group, leader_of(group) != NULL);
         run_on(group, leader_of(group), write_entries, 2 * ENTRIES);
-        for (uint32_t i = 0; i < MACHINES; i++) {
-            block(group, damaged, &group->machines[i], 0);
+        silence(group, damaged, 0);
+        for (uint32_t i = 0; i < MACHINES; i++)
             path(group, &group->machines[i], damaged, SLOW_MS * NS_PER_MS);
-        }
         boot(damaged);
         run_until(group, is_replaced(group, damaged));
         if (replaced.replaced_by != replaced.term)
@@ -488,14 +493,11 @@ static void lose_power(struct machine *machine)
 static void tear_entry_of(struct group *group, struct machine *leader)
 {
     const struct raft_log *log = &raft_of(leader)->log;
-    for (uint32_t i = 0; i < MACHINES; i++)
-        if (&group->machines[i] != leader)
-            block(group, leader, &group->machines[i], LIMIT_S * NS_PER_S);
+    silence(group, leader, LIMIT_S * NS_PER_S);
     run_on(group, leader, propose_entry, 0);
     run_until(group, log->issued_index > log->durable_index);
     lose_power(leader);
-    for (uint32_t i = 0; i < MACHINES; i++)
-        block(group, leader, &group->machines[i], 0);
+    silence(group, leader, 0);
 }
 
 /* One of three stays dark after a power failure, another tore its last entry, the third never had
