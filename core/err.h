@@ -69,7 +69,7 @@ enum err_action { ERR_ACTION_CLIENT, ERR_ACTION_RETRY, ERR_ACTION_REPAIR, ERR_AC
     X(NO_SPACE, 5110, CLIENT, RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")     \
     X(LEASE_NOT_FOUND, 5111, CLIENT, NOT_FOUND, "etcdserver: requested lease not found")           \
     X(TOO_MANY_REQUESTS, 5112, RETRY, RESOURCE_EXHAUSTED, "etcdserver: too many requests")         \
-    X(CORRUPT_CLUSTER, 5113, REPAIR, DATA_LOSS, "etcdserver: corrupt cluster")                     \
+    X(CORRUPT_CLUSTER, 5113, CLIENT, DATA_LOSS, "etcdserver: corrupt cluster")                     \
     X(INVALID_API_VERSION, 5114, CLIENT, INVALID_ARGUMENT,                                         \
       "etcdserver: invalid client api version")                                                    \
     X(STREAM_SORT, 5115, CLIENT, UNIMPLEMENTED, "RangeStream does not support custom sort orders") \

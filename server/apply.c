@@ -42,8 +42,9 @@ struct apply {
     struct fiber_event work; /* the target moved, or stop */
     struct fiber_event ended;
     bool stopping;
-    struct arena scratch; /* decoded requests, results nobody waits for */
-    struct arena held;    /* payloads of the steps */
+    struct arena scratch;  /* decoded requests */
+    struct arena unwanted; /* results nobody waits for; bounded as those that somebody does */
+    struct arena held;     /* payloads of the steps */
 
     /* The batch being executed. */
     struct apply_step steps[APPLY_STEPS_MAX];
@@ -216,7 +217,7 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
     if (error == 0 && step->changes_members)
         error = execute_config(apply, step);
     else if (error == 0)
-        error = execute_request(apply, step, proposal != NULL ? &proposal->arena : &apply->scratch,
+        error = execute_request(apply, step, proposal != NULL ? &proposal->arena : &apply->unwanted,
                                 proposal != NULL ? &proposal->result : &unwanted);
     if (storage_failed(error))
         fatal("apply of entry %llu stopped: %s; the state machine cannot skip it",
@@ -224,6 +225,7 @@ static void step_execute(struct apply *apply, const struct apply_step *step)
     if (proposal != NULL)
         proposal_done(apply, proposal, error);
     arena_reset(&apply->scratch);
+    arena_reset(&apply->unwanted);
 }
 
 static void step_decode(struct apply_step *step)
@@ -386,6 +388,7 @@ int apply_start(struct node *node, struct raft_driver *raft, struct core *core,
     fiber_event_init(&apply->work);
     fiber_event_init(&apply->ended);
     arena_init(&apply->scratch, 0);
+    arena_init(&apply->unwanted, PROPOSAL_RESULT_BYTES_MAX);
     arena_init(&apply->held, 0);
     int error = fiber_spawn(core, FIBER_LATENCY, apply_run, apply);
     if (error < 0) {
@@ -403,6 +406,7 @@ void apply_stop(struct apply *apply)
     fiber_event_wait(&apply->ended);
     log_copy_destroy(&apply->copy);
     arena_deinit(&apply->scratch);
+    arena_deinit(&apply->unwanted);
     arena_deinit(&apply->held);
 }
 

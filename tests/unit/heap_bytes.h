@@ -1,7 +1,8 @@
 /*
  * heap_bytes.h - what the process has allocated and not freed, the allocator's rounding included,
  * for tests of what an object costs; and what of it is resident, which is less, because nobody
- * touched some of it yet. Sanitizers make the latter meaningless: 0 there.
+ * touched some of it yet, now or at the worst moment so far. Sanitizers make what is resident
+ * meaningless: 0 there.
  */
 #ifndef TESTS_UNIT_HEAP_BYTES_H
 #define TESTS_UNIT_HEAP_BYTES_H
@@ -9,6 +10,7 @@
 #include <malloc.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/resource.h>
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
 size_t __sanitizer_get_current_allocated_bytes(void);
@@ -19,6 +21,11 @@ static inline size_t heap_bytes(void)
 }
 
 static inline size_t resident_bytes(void)
+{
+    return 0;
+}
+
+static inline size_t resident_peak_bytes(void)
 {
     return 0;
 }
@@ -38,6 +45,12 @@ static inline size_t resident_bytes(void)
     if (file != NULL)
         fclose(file);
     return resident * 4096;
+}
+
+static inline size_t resident_peak_bytes(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_SELF, &usage) == 0 ? (size_t)usage.ru_maxrss * 1024 : 0;
 }
 #endif
 

@@ -1,9 +1,11 @@
 /* server/apply.h: what of the log is executed, and by whom it was asked for. */
 #include "tests/unit/fake_lsm.c"
+#include "tests/unit/heap_bytes.h"
 #include "tests/unit/log_world.h"
 #include "tests/unit/lone_core.h"
 
 #include "server/apply.h"
+#include "server/kv_codec.h"
 #include "server/node_private.h"
 #include "server/raft_driver.h"
 
@@ -59,16 +61,19 @@ static void begin(uint32_t voters)
     home_count = 0;
 }
 
+static struct proposal *request_of(enum request_kind kind, uint64_t origin, uint64_t sequence,
+                                   struct bytes body)
+{
+    struct request request = {.kind = kind, .origin = origin, .sequence = sequence, .body = body};
+    struct proposal *proposal = proposal_create(0, body.size);
+    proposal_fill(proposal, &request);
+    return proposal;
+}
+
 static struct proposal *put(uint64_t origin, uint64_t sequence)
 {
     static const uint8_t body[] = {0x0a, 1, 'k', 0x12, 1, 'v'}; /* key "k", value "v" */
-    struct request request = {.kind = REQUEST_PUT,
-                              .origin = origin,
-                              .sequence = sequence,
-                              .body = bytes_make(body, sizeof(body))};
-    struct proposal *proposal = proposal_create(0, sizeof(body));
-    proposal_fill(proposal, &request);
-    return proposal;
+    return request_of(REQUEST_PUT, origin, sequence, bytes_make(body, sizeof(body)));
 }
 
 static void log_put(uint64_t origin, uint64_t sequence)
@@ -188,5 +193,61 @@ Test(apply, a_change_that_is_not_possible_stops_nobody)
     log_put(1, 1);
     cr_expect_eq(run(1), 1);
     cr_expect_eq(node->membership.set.count, 1);
+    end();
+}
+
+/* ---- what a request may do to the member ---------------------------------------------------- */
+
+/* A client may raise it at any moment; requests that were admitted before stand behind it in the
+ * log, and every member would stop at the first of them, for good. */
+Test(apply, a_write_behind_the_alarm_that_forbids_it_is_refused)
+{
+    begin(1);
+    uint8_t body[64];
+    struct alarm_request raise = {.action = ALARM_ACTIVATE, .member = 1, .kind = ALARM_CORRUPT};
+    size_t bytes = (size_t)(kv_encode_alarm_request(body, &raise) - body);
+    log_put(1, 1);
+    world_log(world, request_of(REQUEST_ALARM, 1, 2, bytes_make(body, bytes)), ENTRY_NORMAL);
+    struct proposal *waits = put(1, 3);
+    waits->done = come_home;
+    pending_add(&driver->pending, waits);
+    pending_pop(&driver->pending, waits); /* forwarded */
+    log_put(1, 3);
+    cr_expect_eq(run(1), 1);
+    cr_assert_eq(home_count, 1);
+    cr_expect_eq(home_error[0], ERR_CORRUPT_CLUSTER);
+    end();
+}
+
+#define BIG_VALUE_BYTES (3 * MIB)
+#define BIG_RANGES      200
+
+static void log_big_put(void)
+{
+    static const uint8_t head[] = {0x0a, 1, 'k', 0x12, 0x80, 0x80, 0xc0, 0x01}; /* 3 MiB */
+    uint8_t *body = calloc(1, sizeof(head) + BIG_VALUE_BYTES);
+    memcpy(body, head, sizeof(head));
+    world_log(world,
+              request_of(REQUEST_PUT, 2, 1, bytes_make(body, sizeof(head) + BIG_VALUE_BYTES)),
+              ENTRY_NORMAL);
+    free(body);
+}
+
+/* Nobody waits for it here, as at every member after a restart: it must not cost more memory than
+ * where it was asked for, and its writes count all the same. */
+Test(apply, a_result_that_nobody_waits_for_is_bounded)
+{
+    static const uint8_t range[] = {0x12, 5, 0x0a, 3, 0x0a, 1, 'k'}; /* on success: range "k" */
+    static const uint8_t write[] = {0x12, 8, 0x12, 6, 0x0a, 1, 'w', 0x12, 1, 'v'};
+    uint8_t body[BIG_RANGES * sizeof(range) + sizeof(write)];
+    for (uint32_t i = 0; i < BIG_RANGES; i++)
+        memcpy(body + i * sizeof(range), range, sizeof(range));
+    memcpy(body + BIG_RANGES * sizeof(range), write, sizeof(write));
+    begin(2);
+    log_big_put();
+    world_log(world, request_of(REQUEST_TXN, 2, 2, bytes_make(body, sizeof(body))), ENTRY_NORMAL);
+    size_t before = resident_peak_bytes();
+    cr_expect_eq(run(1), 2);
+    cr_expect_leq(resident_peak_bytes() - before, PROPOSAL_RESULT_BYTES_MAX + 16 * BIG_VALUE_BYTES);
     end();
 }
