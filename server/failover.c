@@ -82,6 +82,7 @@ void failover_init(struct failover *failover, struct node *node, struct core *co
 
 void failover_stop(struct failover *failover)
 {
+    failover->stopped = true;
     timer_stop(core_timers(failover->core), &failover->campaign);
     timer_stop(core_timers(failover->core), &failover->farewell);
 }
@@ -90,7 +91,7 @@ void failover_connection_lost(struct failover *failover, uint64_t id)
 {
     struct raft_driver *driver = failover->node->raft;
     const struct raft *raft = &driver->raft;
-    if (raft->leader != id || raft->role != RAFT_ROLE_FOLLOWER ||
+    if (failover->stopped || raft->leader != id || raft->role != RAFT_ROLE_FOLLOWER ||
         peers_any_connection(failover->node->peers->peers, id))
         return;
     raft_forget_leader(&driver->raft);

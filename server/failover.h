@@ -29,6 +29,7 @@ struct node;
 struct failover {
     struct node *node;
     struct core *core;
+    bool stopped;
     struct timer campaign, farewell;
     uint64_t deposed;      /* the leader that the campaign is about */
     uint64_t deposed_term; /* its term */
@@ -45,6 +46,8 @@ struct failover {
 };
 
 void failover_init(struct failover *failover, struct node *node, struct core *core);
+
+/* Nothing begins any more: connections end after it too, and their owner goes with them. */
 void failover_stop(struct failover *failover);
 
 /* A connection from or to member `id` ended. */

@@ -126,6 +126,19 @@ static void lead(void)
     drain();
 }
 
+/* Members that stop together lose their connections on the way; the campaign would come due when
+ * nothing is left that it asks. */
+Test(failover, a_member_that_stops_does_not_care_who_is_lost)
+{
+    struct failover *failover = world_open(1, 3);
+    give(RAFT_MESSAGE_HEARTBEAT, 2, 1, 0);
+    failover_stop(failover);
+    failover_connection_lost(failover, 2);
+    cr_expect(!timer_is_armed(&failover->campaign));
+    cr_expect_eq(world.driver.raft.leader, 2);
+    world_close();
+}
+
 Test(failover, the_survivors_of_a_dead_leader_take_turns)
 {
     uint64_t waits[4] = {0};
