@@ -149,27 +149,49 @@ void background_output_end(struct background_output *output, bool installed)
 /* ---- installing ------------------------------------------------------------------------------
  */
 
-static void background_manifest_rotate(struct lsm_background *background)
+/* `levels` are what the new manifest starts with. */
+static int background_manifest_rotate(struct lsm_background *background,
+                                      const struct lsm_levels *levels)
 {
     struct manifest next;
+    bool uncertain;
     char path[LSM_PATH_BYTES_MAX];
     uint64_t number = background->number_next++;
-    int status = manifest_create(&next, background->lsm->dir, number, background->levels,
-                                 background->number_next);
-    if (status < 0)
+    int status = manifest_create(&next, background->lsm->dir, number, levels,
+                                 background->number_next, &uncertain);
+    if (status < 0 && uncertain)
         fatal("cannot start manifest %lu in %s: %s", number, background->lsm->dir,
               err_text(status));
+    if (status < 0)
+        return status;
     manifest_path(path, background->lsm->dir, background->manifest.number);
     manifest_close(&background->manifest);
     background->manifest = next;
     status = await_unlink(path);
     if (status < 0) /* the next start removes it */
         log_warn("cannot remove a manifest", LOG_TEXT("file", path), LOG_ERROR(status));
+    return 0;
 }
 
-void background_install(struct lsm_background *background, struct lsm_install *install,
-                        struct manifest_record *record,
-                        void (*change)(struct lsm_levels *levels, void *context), void *context)
+/* The edit that leads to `levels`, or all of them: durable when it returns 0. */
+static int background_write(struct lsm_background *background, struct manifest_record *record,
+                            const struct lsm_levels *levels)
+{
+    manifest_record_next(record, background->number_next);
+    if (!manifest_has_room(&background->manifest, record)) {
+        sometimes(true, "lsm: the manifest is rotated");
+        return background_manifest_rotate(background, levels); /* the snapshot carries the edit */
+    }
+    int status = manifest_append(&background->manifest, record);
+    if (status < 0)
+        fatal("cannot append to manifest %lu in %s: %s", background->manifest.number,
+              background->lsm->dir, err_text(status));
+    return 0;
+}
+
+int background_install(struct lsm_background *background, struct lsm_install *install,
+                       struct manifest_record *record,
+                       void (*change)(struct lsm_levels *levels, void *context), void *context)
 {
     while (background->installing)
         fiber_waiters_park(&background->install_waiters);
@@ -184,23 +206,19 @@ void background_install(struct lsm_background *background, struct lsm_install *i
     change(levels, context);
     verify((lsm_levels_check(levels), true));
     invariant(levels->flushed_index >= background->levels->flushed_index);
-    manifest_record_next(record, background->number_next);
-    if (manifest_has_room(&background->manifest, record)) {
-        status = manifest_append(&background->manifest, record);
-        if (status < 0)
-            fatal("cannot append to manifest %lu in %s: %s", background->manifest.number, dir,
-                  err_text(status));
+    status = background_write(background, record, levels);
+    if (status == 0) {
         background->levels = levels;
+        install->levels = levels;
+        lsm_post(background->lsm, background->core, core_id(background->lsm->core),
+                 LSM_MESSAGE_INSTALL, 0, install);
     } else {
-        sometimes(true, "lsm: the manifest is rotated");
-        background->levels = levels; /* the snapshot carries the edit */
-        background_manifest_rotate(background);
+        lsm_levels_free(levels);
+        free(install);
     }
-    install->levels = levels;
-    lsm_post(background->lsm, background->core, core_id(background->lsm->core), LSM_MESSAGE_INSTALL,
-             0, install);
     background->installing = false;
     (void)fiber_waiters_wake_one(&background->install_waiters);
+    return status;
 }
 
 void background_wait_after(struct lsm_background *background, const char *what, int status)
@@ -289,9 +307,10 @@ static int flush_run(struct lsm_background *background, struct memtable *memtabl
         install->write_bytes = job->output.bytes;
         install->rows_dropped = job->filter.dropped;
         install->duration_ns = core_now_ns(background->core) - start_ns;
-        background_install(background, install, &record, flush_change, job);
+        status = background_install(background, install, &record, flush_change, job);
         manifest_record_deinit(&record);
-        fiber_event_signal(&background->compact_event);
+        if (status == 0)
+            fiber_event_signal(&background->compact_event);
     } else {
         free(install);
     }
@@ -406,7 +425,8 @@ static void background_on_request(void *context, struct core *core,
 /* ---- life ------------------------------------------------------------------------------------
  */
 
-int lsm_background_create(struct lsm *lsm, uint64_t number_next)
+int lsm_background_create(struct lsm *lsm, uint64_t number_next, uint64_t found_number,
+                          const struct manifest_state *found)
 {
     struct lsm_background *background = calloc(1, sizeof(*background));
     if (background == NULL)
@@ -419,22 +439,21 @@ int lsm_background_create(struct lsm *lsm, uint64_t number_next)
     fiber_event_init(&background->flush_event);
     fiber_event_init(&background->compact_event);
     fiber_event_init(&background->remove_event);
-    uint64_t previous = 0;
-    int status = manifest_read_current(lsm->dir, &previous);
-    if (status == 0 || status == ERR_NOT_FOUND) {
-        bool replaces = status == 0;
-        uint64_t number = background->number_next++;
-        status = manifest_create(&background->manifest, lsm->dir, number, background->levels,
-                                 background->number_next);
-        if (status == 0 && replaces) {
-            char path[LSM_PATH_BYTES_MAX];
-            manifest_path(path, lsm->dir, previous);
-            status = await_unlink(path);
-        }
+    bool uncertain;
+    char path[LSM_PATH_BYTES_MAX];
+    uint64_t number = background->number_next++;
+    manifest_path(path, lsm->dir, found_number);
+    int status = manifest_create(&background->manifest, lsm->dir, number, background->levels,
+                                 background->number_next, &uncertain);
+    if (status < 0 && !uncertain && found_number != 0) {
+        log_warn("cannot start a new manifest, goes on in the old one", LOG_TEXT("file", path),
+                 LOG_ERROR(status));
+        status = manifest_reopen(&background->manifest, lsm->dir, found_number, found);
+    } else if (status == 0 && found_number != 0) {
+        status = await_unlink(path);
     }
     if (status < 0) {
-        if (background->manifest.number != 0)
-            manifest_close(&background->manifest);
+        manifest_close(&background->manifest);
         free(background);
         return status;
     }

@@ -78,12 +78,13 @@ void background_output_push(struct background_output *output, struct lsm_table *
 /* [fiber] The tables are somebody else's when `installed`; else their files are removed. */
 void background_output_end(struct background_output *output, bool installed);
 
-/* [fiber] Makes the edit durable and passes it on. Takes over `levels` and what `install` points to
- * (which is malloc'ed); `record` holds the edit without the file number. Stops the process when the
- * manifest cannot be written. */
-void background_install(struct lsm_background *background, struct lsm_install *install,
-                        struct manifest_record *record,
-                        void (*change)(struct lsm_levels *levels, void *context), void *context);
+/* [fiber] Makes the edit durable and passes it on. Takes over what `install` points to (which is
+ * malloc'ed); `record` holds the edit without the file number. An error: a manifest was due and
+ * could not be started, nothing of it happened. Stops the process when it cannot know that. */
+must_check int background_install(struct lsm_background *background, struct lsm_install *install,
+                                  struct manifest_record *record,
+                                  void (*change)(struct lsm_levels *levels, void *context),
+                                  void *context);
 
 /* [fiber] After an error of a job: waits before the next try; the process stops for what a new file
  * cannot mend. */

@@ -44,6 +44,7 @@ int lsm_checkpoint(struct lsm *lsm, struct lsm_reader *reader, const char *dir, 
     struct lsm_cursor *cursor;
     struct manifest manifest;
     uint64_t number_max;
+    bool uncertain; /* nobody looks there before all of it is durable */
     if (strlen(dir) + 64 > LSM_PATH_BYTES_MAX)
         return -ENAMETOOLONG;
     int status = lsm_cursor_open(reader, &options, &cursor); /* pins the newest view ... */
@@ -56,7 +57,8 @@ int lsm_checkpoint(struct lsm *lsm, struct lsm_reader *reader, const char *dir, 
     if (status == 0)
         status = link_tables(lsm, levels, dir, &number_max);
     if (status == 0) {
-        status = manifest_create(&manifest, dir, number_max + 1, levels, number_max + 2);
+        status =
+            manifest_create(&manifest, dir, number_max + 1, levels, number_max + 2, &uncertain);
         if (status == 0)
             manifest_close(&manifest);
     }

@@ -233,7 +233,7 @@ static void compact_change(struct lsm_levels *levels, void *context)
         lsm_levels_add(levels, job->level_out, job->output.tables[i]);
 }
 
-static void compact_install(struct compact_job *job)
+static int compact_install(struct compact_job *job)
 {
     struct manifest_record record;
     struct lsm_install *install = calloc(1, sizeof(*install));
@@ -252,8 +252,9 @@ static void compact_install(struct compact_job *job)
     install->write_bytes = job->output.bytes;
     install->rows_dropped = job->filter.dropped;
     install->duration_ns = core_now_ns(job->background->core) - job->start_ns;
-    background_install(job->background, install, &record, compact_change, job);
+    int status = background_install(job->background, install, &record, compact_change, job);
     manifest_record_deinit(&record);
+    return status;
 }
 
 /* ---- choosing --------------------------------------------------------------------------------
@@ -453,7 +454,7 @@ static int compact_run(struct compact_job *job)
         status = compact_merge(job);
     }
     if (status == 0)
-        compact_install(job);
+        status = compact_install(job);
     if (!job->trivial)
         background_filter_end(&job->filter);
     return status;
@@ -469,7 +470,7 @@ void background_compact_loop(struct lsm_background *background)
             continue;
         }
         int status = compact_run(job);
-        compact_job_destroy(job, status == 0);
+        compact_job_destroy(job, status == 0 || job->trivial); /* a moved table stays either way */
         if (status < 0)
             background_wait_after(background, "compaction", status);
     }

@@ -166,11 +166,12 @@ static int open_check_log(const struct lsm_options *options, const struct manife
 /* Everything on disk is verified before anything is changed. */
 static int open_recover(struct core *core, const struct lsm_options *options,
                         struct manifest_state *state, struct lsm_levels *levels,
-                        uint64_t *number_next)
+                        uint64_t *manifest_number, uint64_t *number_next)
 {
     const char *dir = options->dir;
     struct open_orphans orphans = {.state = state};
     int status = manifest_read_current(dir, &orphans.manifest_number);
+    *manifest_number = orphans.manifest_number;
     bool is_new = status == ERR_NOT_FOUND;
     if (status < 0 && !is_new)
         return status;
@@ -200,7 +201,7 @@ static int open_recover(struct core *core, const struct lsm_options *options,
 int lsm_open(struct core *core, const struct lsm_options *options, struct lsm **result)
 {
     struct manifest_state state;
-    uint64_t number_next = 1;
+    uint64_t number_next = 1, manifest_number = 0;
     if (strlen(options->dir) + 64 > LSM_PATH_BYTES_MAX)
         return -ENAMETOOLONG;
     int status = await_make_directory(options->dir);
@@ -210,23 +211,18 @@ int lsm_open(struct core *core, const struct lsm_options *options, struct lsm **
     if (levels == NULL)
         return -ENOMEM;
     manifest_state_init(&state);
-    status = open_recover(core, options, &state, levels, &number_next);
+    struct lsm *created = NULL;
+    status = open_recover(core, options, &state, levels, &manifest_number, &number_next);
+    if (status == 0)
+        status = lsm_create(core, options, levels, &created);
+    if (status < 0)
+        open_drop_levels(levels);
+    else
+        status = lsm_background_create(created, number_next, manifest_number, &state);
     manifest_state_deinit(&state);
-    if (status < 0) {
-        open_drop_levels(levels);
-        return status;
-    }
-    struct lsm *lsm = NULL;
-    status = lsm_create(core, options, levels, &lsm);
-    if (status < 0) {
-        open_drop_levels(levels);
-        return status;
-    }
-    status = lsm_background_create(lsm, number_next);
-    if (status < 0) {
-        lsm_close(lsm);
-        return status;
-    }
-    *result = lsm;
-    return 0;
+    if (status == 0)
+        *result = created;
+    else if (created != NULL)
+        lsm_close(created);
+    return status;
 }

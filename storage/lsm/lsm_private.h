@@ -110,8 +110,11 @@ void lsm_path(char *path, const char *dir, const char *format, uint64_t number);
 void lsm_view_release(struct lsm *lsm); /* frees what V3 allows */
 
 /* background.c: the part that lsm_open() and lsm_close() need */
-/* [fiber] Starts a manifest with what lsm_open() found. */
-must_check int lsm_background_create(struct lsm *lsm, uint64_t number_next);
+struct manifest_state;
+/* [fiber] Starts a manifest with what lsm_open() found in that of `found_number` (0: none there).
+ * Without room for a new one it goes on in that. */
+must_check int lsm_background_create(struct lsm *lsm, uint64_t number_next, uint64_t found_number,
+                                     const struct manifest_state *found);
 void lsm_background_destroy(struct lsm *lsm); /* [fiber] */
 
 #endif

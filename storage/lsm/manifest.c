@@ -235,6 +235,7 @@ int manifest_replay(struct bytes file, uint64_t number, struct manifest_state *s
             break;
         state->sequence = sequence;
         *offset += u64_round_up(MANIFEST_RECORD_HEADER_BYTES + payload.size, IO_ALIGN_BYTES);
+        state->end = *offset;
     }
     if (*reason == NULL && state->sequence == 0)
         *reason = "the file is empty";
@@ -385,7 +386,15 @@ int manifest_current_parse(struct bytes file, uint64_t *number)
     return bytes == file.size && memcmp(line, want, bytes) == 0 ? 0 : ERR_CORRUPT;
 }
 
-static int manifest_write_current(const char *dir, uint64_t number)
+/* Nothing names what is removed, so a failure only leaves work to the next start. */
+static void manifest_discard(const char *path)
+{
+    int32_t status = await_unlink(path);
+    if (status < 0 && status != -ENOENT)
+        log_warn("cannot remove an unfinished file", LOG_TEXT("file", path), LOG_ERROR(status));
+}
+
+static int manifest_write_current(const char *dir, uint64_t number, bool *uncertain)
 {
     char line[MANIFEST_CURRENT_BYTES_MAX], temporary[LSM_PATH_BYTES_MAX], path[LSM_PATH_BYTES_MAX];
     uint32_t bytes = manifest_current_format(line, number);
@@ -399,14 +408,21 @@ static int manifest_write_current(const char *dir, uint64_t number)
     status = await_write(file, span, 0);
     status = status < 0 ? status : await_sync(file);
     await_close(&file);
-    status = status < 0 ? status : await_rename(temporary, path);
+    if (status < 0) {
+        manifest_discard(temporary);
+        return status;
+    }
+    *uncertain = true; /* from the first sync of the directory on */
+    status = await_sync_directory(dir);
+    if (status == 0) /* the manifest has its name */
+        status = await_rename(temporary, path);
     if (planted_bug(manifest_name_not_durable))
         return status;
     return status < 0 ? status : await_sync_directory(dir);
 }
 
 int manifest_create(struct manifest *manifest, const char *dir, uint64_t number,
-                    const struct lsm_levels *levels, uint64_t number_next)
+                    const struct lsm_levels *levels, uint64_t number_next, bool *uncertain)
 {
     char path[LSM_PATH_BYTES_MAX];
     struct manifest_record record;
@@ -420,6 +436,7 @@ int manifest_create(struct manifest *manifest, const char *dir, uint64_t number,
     *manifest = (struct manifest){.file = {.fd = -1}, .number = number, .dir = dir};
     manifest->bytes_max = u64_round_up(record.used, IO_ALIGN_BYTES) + MANIFEST_BYTES_MIN;
     manifest_path(path, dir, number);
+    *uncertain = false;
     int status = await_open(
         path, IO_OPEN_WRITE | IO_OPEN_CREATE | IO_OPEN_TRUNCATE | IO_OPEN_DIRECT, &manifest->file);
     if (status == 0)
@@ -429,13 +446,32 @@ int manifest_create(struct manifest *manifest, const char *dir, uint64_t number,
     if (status == 0)
         status = await_sync(manifest->file);
     if (status == 0)
-        status = await_sync_directory(dir); /* before CURRENT can name it */
-    if (status == 0)
-        status = manifest_write_current(dir, number);
+        status = manifest_write_current(dir, number, uncertain);
     manifest_record_deinit(&record);
-    if (status < 0 && manifest->file.fd >= 0)
+    if (status < 0 && manifest->file.fd >= 0) {
         await_close(&manifest->file);
+        if (!*uncertain)
+            manifest_discard(path);
+    }
     return status;
+}
+
+int manifest_reopen(struct manifest *manifest, const char *dir, uint64_t number,
+                    const struct manifest_state *state)
+{
+    char path[LSM_PATH_BYTES_MAX];
+    struct io_stat stat;
+    manifest_path(path, dir, number);
+    *manifest = (struct manifest){.file = {.fd = -1},
+                                  .number = number,
+                                  .sequence = state->sequence,
+                                  .offset = state->end,
+                                  .dir = dir};
+    int status = await_stat(path, &stat);
+    if (status < 0)
+        return status;
+    manifest->bytes_max = u64_min(stat.bytes, stat.bytes_allocated); /* a copy may have holes */
+    return await_open(path, IO_OPEN_WRITE | IO_OPEN_DIRECT, &manifest->file);
 }
 
 void manifest_close(struct manifest *manifest)

@@ -9,7 +9,8 @@
  * Owner     The raft core while it opens the store, then the background core; one append at a time.
  * Durable   When manifest_append() returns 0.
  * Errors    ERR_CORRUPT, ERR_VERSION, -errno. A failed append is fatal for the caller: what is on
- *           disk is unknown.
+ *           disk is unknown. So is a manifest_create() that failed `uncertain`; one that failed
+ *           otherwise, as on a full disk, has changed nothing and leaves nothing behind.
  * Source    docs/formats/manifest.md.
  */
 #ifndef STORAGE_LSM_MANIFEST_H
@@ -53,7 +54,8 @@ struct manifest_state {
     struct manifest_table *tables; /* owned */
     uint32_t count, count_max;
     uint64_t flushed_index, flushed_term, number_next;
-    uint64_t sequence; /* of the last record */
+    uint64_t sequence; /* of the last record ... */
+    uint64_t end;      /* ... and where it ends */
 };
 
 void manifest_state_init(struct manifest_state *state);
@@ -90,9 +92,14 @@ struct manifest {
     const char *dir; /* borrowed */
 };
 
-/* [fiber] Creates MANIFEST-<number> with a snapshot and makes CURRENT name it. */
+/* [fiber] Creates MANIFEST-<number> with a snapshot and makes CURRENT name it. After an error that
+ * leaves it `*uncertain` which manifest CURRENT names, nothing may be written to either. */
 must_check int manifest_create(struct manifest *manifest, const char *dir, uint64_t number,
-                               const struct lsm_levels *levels, uint64_t number_next);
+                               const struct lsm_levels *levels, uint64_t number_next,
+                               bool *uncertain);
+/* [fiber] Goes on in the manifest of that number, behind what manifest_replay() found in it. */
+must_check int manifest_reopen(struct manifest *manifest, const char *dir, uint64_t number,
+                               const struct manifest_state *state);
 /* [fiber] Is there room for an edit of this size, or must a new manifest be created? */
 bool manifest_has_room(const struct manifest *manifest, const struct manifest_record *record);
 must_check int manifest_append(struct manifest *manifest, struct manifest_record *record);

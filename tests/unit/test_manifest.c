@@ -1,5 +1,9 @@
+#include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 
+#include "storage/lsm/background.h"
 #include "storage/lsm/manifest.h"
 #include "test_lsm.h"
 
@@ -155,4 +159,154 @@ static void rotation(void)
 Test(manifest, a_full_manifest_is_rotated)
 {
     in_fiber(rotation);
+}
+
+/* ---- a disk without room -----------------------------------------------------------------------
+ * No file of this process may become longer than a table of these tests, so a manifest cannot be
+ * allocated; to its caller EFBIG is as good as ENOSPC. */
+
+enum { ROOM_FOR_TABLES = 128 * 1024 };
+_Static_assert(ROOM_FOR_TABLES < MANIFEST_BYTES_MIN, "a manifest is refused");
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    cr_assert_neq(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* One file that matches; 0 or more others of a failed attempt would be left over. */
+static void expect_one_manifest(const char *dir)
+{
+    shell("cd %s && test $(ls | grep -c MANIFEST) = 1 -a ! -e CURRENT.tmp", dir, "");
+}
+
+static void write_row(uint64_t index)
+{
+    char key[16];
+    snprintf(key, sizeof(key), "k/%03lu", index);
+    put_text(key, index, "value");
+    lsm_commit(lsm, index, 1);
+}
+
+static void expect_rows(uint64_t last)
+{
+    for (uint64_t index = 1; index <= last; index++) {
+        char key[16];
+        struct lsm_row row;
+        snprintf(key, sizeof(key), "k/%03lu", index);
+        int status = lsm_get(reader, bytes_from_text(key), LSM_VERSION_MAX, &row);
+        cr_assert_eq(status, 0, "%s: %s", key, err_text(status));
+        lsm_row_release(reader, &row);
+    }
+}
+
+/* Each attempt to start a manifest takes a number. */
+static void wait_for_attempts(uint64_t attempts)
+{
+    uint64_t number = lsm->background->number_next + attempts;
+    for (int i = 0; i < 60 * 1000 && lsm->background->number_next < number; i++)
+        pause_ms(1);
+    cr_assert_geq(lsm->background->number_next, number);
+}
+
+static void rotation_without_room(void)
+{
+    struct lsm_options options = tiny_options(in_root("full"));
+    uint64_t index = 0;
+    options.level_base_bytes = MIB;
+    store_open(&options);
+    while (index < 4) {
+        write_row(++index);
+        store_flush(index);
+    }
+    store_settle();
+    store_close();
+    options.level0_tables = 1000; /* flushes alone write to the manifest, until nothing fits */
+    store_open(&options);
+    const struct manifest *manifest = &lsm->background->manifest;
+    while (manifest->offset < manifest->bytes_max) {
+        write_row(++index);
+        store_flush(index);
+    }
+    store_close();
+    limit_files(ROOM_FOR_TABLES);
+    options.level_base_bytes = 1; /* tables of level 1 change their level, and no more */
+    store_open(&options);
+    write_row(++index);
+    lsm_set_durable_index(lsm, index);
+    lsm_flush_begin(lsm);
+    wait_for_attempts(4);
+    cr_expect_eq(lsm_flushed_index(lsm), index - 1);
+    expect_rows(index);
+    expect_one_manifest(options.dir);
+    limit_files(RLIM_INFINITY);
+    store_flush(index);
+    store_settle();
+    struct lsm_stats stats;
+    lsm_stats(lsm, &stats);
+    cr_expect_gt(stats.trivial_moves, 0);
+    expect_rows(index);
+    store_close();
+    store_open(&options);
+    expect_rows(index);
+    expect_one_manifest(options.dir);
+    store_close();
+}
+
+Test(manifest, a_rotation_waits_for_room_on_the_disk)
+{
+    in_fiber(rotation_without_room);
+}
+
+/* The last record did not verify: what goes on there must replace it. */
+static void start_without_room(void)
+{
+    struct lsm_options options = tiny_options(in_root("start"));
+    store_open(&options);
+    for (uint64_t index = 1; index <= 3; index++) {
+        write_row(index);
+        store_flush(index);
+    }
+    uint64_t number = lsm->background->manifest.number, end = lsm->background->manifest.offset;
+    store_close();
+    char path[LSM_PATH_BYTES_MAX];
+    manifest_path(path, options.dir, number);
+    int opened = open(path, O_WRONLY);
+    cr_assert_geq(opened, 0);
+    cr_assert_eq(pwrite(opened, "torn", 4, (off_t)(end - IO_ALIGN_BYTES + 40)), 4);
+    close(opened);
+    limit_files(ROOM_FOR_TABLES);
+    store_open(&options);
+    cr_expect_eq(lsm->background->manifest.number, number);
+    expect_one_manifest(options.dir);
+    uint64_t index, term;
+    lsm_applied(lsm, &index, &term);
+    cr_assert_eq(index, 2);
+    while (index < 5) {
+        write_row(++index);
+        store_flush(index);
+    }
+    store_close();
+    store_open(&options); /* still no room */
+    expect_rows(5);
+    cr_expect_eq(lsm->background->manifest.number, number);
+    store_close();
+    limit_files(RLIM_INFINITY);
+    store_open(&options);
+    expect_rows(5);
+    cr_expect_neq(lsm->background->manifest.number, number);
+    expect_one_manifest(options.dir);
+    store_close();
+    options.dir = in_root("first");
+    limit_files(ROOM_FOR_TABLES);
+    cr_expect_eq(lsm_open(core, &options, &lsm), -EFBIG, "the first one needs room");
+    limit_files(RLIM_INFINITY);
+}
+
+Test(manifest, a_start_without_room_goes_on_in_the_manifest_that_it_found)
+{
+    in_fiber(start_without_room);
 }
