@@ -129,8 +129,12 @@ int background_output_finish(struct background_output *output)
     output->writer = NULL;
     /* Read back through the checks that every start makes. */
     status = lsm_table_open(output->path, output->number, &table);
-    if (status < 0)
+    if (status < 0) {
+        int32_t removed = await_unlink(output->path); /* the next try takes another number */
+        if (removed < 0)
+            log_warn("cannot remove a table", LOG_TEXT("file", output->path), LOG_ERROR(removed));
         return status;
+    }
     background_output_push(output, table);
     output->bytes += bytes;
     return 0;

@@ -1,3 +1,4 @@
+#include "storage/lsm/background.h"
 #include "test_lsm.h"
 
 TestSuite(lsm, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
@@ -444,6 +445,30 @@ static void pinned(void)
 Test(lsm, a_row_and_a_cursor_keep_what_they_point_to_and_no_more)
 {
     in_fiber(pinned);
+}
+
+/* ---- tables that do not come to be --------------------------------------------------------------
+ */
+
+/* The file is complete, but what reads it back finds another's number in it. */
+static void unreadable_output(void)
+{
+    struct lsm_options options = tiny_options(in_root("output"));
+    struct background_output output = {0};
+    struct lsm_row row = {.key = bytes_from_text("k/a"), .value = bytes_from_text("value")};
+    store_open(&options);
+    cr_assert_eq(background_output_add(lsm->background, &output, 0, &row), 0);
+    output.number++;
+    cr_assert_eq(background_output_finish(&output), ERR_CORRUPT);
+    cr_expect_eq(access(output.path, F_OK), -1, "nobody would remove it before the next start");
+    cr_expect_eq(output.count, 0);
+    background_output_end(&output, false);
+    store_close();
+}
+
+Test(lsm, a_finished_table_that_cannot_be_opened_goes)
+{
+    in_fiber(unreadable_output);
 }
 
 /* ---- compaction filter ------------------------------------------------------------------------
