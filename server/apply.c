@@ -118,10 +118,7 @@ static int execute_compact(struct apply *apply, struct bytes body, int64_t *revi
         error = alarm_admit_write(&apply->node->shared, false);
     if (error < 0)
         return error;
-    error = mvcc_apply_compact(apply->mvcc, &request, revision);
-    if (error == 0)
-        lsm_garbage_changed(apply->node->lsm);
-    return error;
+    return mvcc_apply_compact(apply->mvcc, &request, revision);
 }
 
 static int execute_alarm(struct apply *apply, struct bytes body, struct arena *arena,

@@ -35,6 +35,25 @@ void *background_queue_pop(struct background_queue *queue)
 /* ---- filter ----------------------------------------------------------------------------------
  */
 
+uint64_t background_droppable(const struct lsm_background *background,
+                              const struct lsm_table *table)
+{
+    const struct lsm_filter *filter = background->lsm->options.filter;
+    const struct sst_properties *properties = &table->properties;
+    if (filter == NULL)
+        return 0;
+    if (filter->droppable == NULL)
+        return properties->superseded + properties->tombstones;
+    struct lsm_filter_table facts = {.smallest = table->smallest,
+                                     .largest = table->largest,
+                                     .version_first = properties->version_first,
+                                     .version_last = properties->version_last,
+                                     .rows = properties->rows,
+                                     .tombstones = properties->tombstones,
+                                     .superseded = properties->superseded};
+    return filter->droppable(filter->context, &facts);
+}
+
 void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from)
 {
     memset(filter, 0, sizeof(*filter));
@@ -393,15 +412,14 @@ static void background_on_remove(void *context, struct core *core,
     fiber_event_signal(&background->remove_event);
 }
 
-/* Every table of the moment that holds rows which newer ones of the same table supersede. */
+/* Every table of the moment of which the filter would drop a quarter. */
 static void background_list_garbage(struct lsm_background *background)
 {
     background->garbage.count = 0;
     for (uint32_t level = 1; level < LSM_LEVELS; level++)
         for (uint32_t i = 0; i < background->levels->level[level].count; i++) {
             const struct lsm_table *table = background->levels->level[level].tables[i];
-            uint64_t stale = table->properties.superseded + table->properties.tombstones;
-            if (stale * 4 >= table->properties.rows)
+            if (background_droppable(background, table) * 4 >= table->properties.rows)
                 background_queue_push(&background->garbage, (void *)(uintptr_t)table->number);
         }
 }

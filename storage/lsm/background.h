@@ -104,6 +104,10 @@ struct background_filter {
     uint64_t dropped;
 };
 
+/* Rows that a merge of the table alone is worth for. */
+uint64_t background_droppable(const struct lsm_background *background,
+                              const struct lsm_table *table);
+
 void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from);
 bool background_filter_same_key(const struct background_filter *filter, struct bytes key);
 bool background_filter_keep(struct background_filter *filter, const struct lsm_row *row,

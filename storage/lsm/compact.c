@@ -379,9 +379,7 @@ static struct compact_job *compact_pick_level(struct lsm_background *background,
     compact_job_add(job, level, &table, 1);
     compact_add_overlap(job, level + 1, table->smallest, table->largest);
     /* Nothing to merge with and nothing to drop: the table just changes its level. */
-    job->trivial = job->source_count == 1 &&
-                   (background->lsm->options.filter == NULL ||
-                    table->properties.superseded + table->properties.tombstones == 0);
+    job->trivial = job->source_count == 1 && background_droppable(background, table) == 0;
     return job;
 }
 

@@ -82,12 +82,23 @@ struct lsm_filter_row {
     bool bottom; /* no older row of the key exists outside this merge: a tombstone may go */
 };
 
-/* All three run on the background core and must not wait; several jobs may be open at once. */
+/* What is known of a table without reading it. */
+struct lsm_filter_table {
+    struct bytes smallest, largest;       /* keys */
+    uint64_t version_first, version_last; /* `main` of its rows */
+    uint64_t rows, tombstones;
+    uint64_t superseded; /* rows of which a newer one is in the table too */
+};
+
+/* All of them run on the background core and must not wait; several jobs may be open at once. */
 struct lsm_filter {
     void *context;
     void *(*begin)(void *context); /* a job starts: capture the watermark; returns its state */
     bool (*keep)(void *job, const struct lsm_filter_row *row);
     void (*end)(void *job);
+    /* About how many rows a merge of the table alone would drop now. NULL: those superseded and the
+     * tombstones. */
+    uint64_t (*droppable)(void *context, const struct lsm_filter_table *table);
 };
 
 /* ---- life ------------------------------------------------------------------------------------ */
@@ -164,7 +175,7 @@ void lsm_set_durable_index(struct lsm *lsm, uint64_t index);
  * Watch lsm_flushed_index(). */
 void lsm_flush_begin(struct lsm *lsm);
 
-/* The compaction watermark moved: tables full of superseded rows are worth rewriting. */
+/* The compaction watermark moved: tables of which the filter would drop a quarter are rewritten. */
 void lsm_garbage_changed(struct lsm *lsm);
 
 /* Rewrites all levels into the deepest one, garbage dropped, in the background. */

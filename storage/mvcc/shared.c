@@ -62,10 +62,39 @@ static bool filter_keep(void *context, const struct lsm_filter_row *filtered)
     }
 }
 
+/* Of `rows` with versions spread evenly over [first, last], those up to `below`. */
+static uint64_t share_below(uint64_t rows, uint64_t first, uint64_t last, int64_t below)
+{
+    if (below < 0 || first > (uint64_t)below)
+        return 0;
+    if ((uint64_t)below >= last)
+        return rows;
+    return (uint64_t)((double)rows * (double)((uint64_t)below - first + 1) /
+                      (double)(last - first + 1));
+}
+
+/* As filter_keep() decides, by what is known of the table: its rows of `k` are counted, not when
+ * they were superseded, and nothing supersedes history. */
+static uint64_t filter_droppable(void *context, const struct lsm_filter_table *table)
+{
+    struct mvcc_shared *shared = context;
+    int64_t below = atomic_load_explicit(&shared->purge_below, memory_order_acquire);
+    uint64_t stale = table->superseded + table->tombstones;
+    uint8_t first = table->smallest.data[0], last = table->largest.data[0];
+    if (first == MVCC_TABLE_HISTORY)
+        return share_below(table->rows, table->version_first, table->version_last, below - 1);
+    if (first > MVCC_TABLE_KEYS && last <= MVCC_TABLE_META)
+        return stale; /* whatever the watermark; and their versions need not be revisions */
+    return share_below(stale, table->version_first, table->version_last, below);
+}
+
 void mvcc_configure_lsm(struct mvcc_shared *shared, struct lsm_options *options)
 {
-    shared->filter = (struct lsm_filter){
-        .context = shared, .begin = filter_begin, .keep = filter_keep, .end = filter_end};
+    shared->filter = (struct lsm_filter){.context = shared,
+                                         .begin = filter_begin,
+                                         .keep = filter_keep,
+                                         .end = filter_end,
+                                         .droppable = filter_droppable};
     options->filter = &shared->filter;
     options->point_table = MVCC_TABLE_KEYS;
 }

@@ -512,7 +512,7 @@ static uint64_t rows_in_tables(void)
 
 static void garbage(void)
 {
-    static const struct lsm_filter filter = {NULL, filter_begin, filter_keep, filter_end};
+    static const struct lsm_filter filter = {NULL, filter_begin, filter_keep, filter_end, NULL};
     struct lsm_options options = tiny_options(in_root("garbage"));
     options.filter = &filter;
     watermark = 0;
@@ -550,6 +550,81 @@ static void garbage(void)
 Test(lsm, the_filter_drops_what_the_watermark_hides)
 {
     in_fiber(garbage);
+}
+
+/* A history: rows up to the watermark go. Nothing supersedes them, so only the filter knows. */
+static bool history_keep(void *job, const struct lsm_filter_row *row)
+{
+    return row->row->key.data[0] != 'r' || row->row->version.main > *(uint64_t *)job;
+}
+
+static uint64_t history_droppable(void *context, const struct lsm_filter_table *table)
+{
+    (void)context;
+    if (table->smallest.data[0] != 'r')
+        return watermark == 0 ? 0 : table->superseded;
+    return table->version_last <= watermark ? table->rows : 0;
+}
+
+static struct lsm_stats stats_now(void)
+{
+    struct lsm_stats stats;
+    lsm_stats(lsm, &stats);
+    return stats;
+}
+
+static void expect_rows_below(uint64_t rows)
+{
+    for (int i = 0; i < 60 * 1000 && rows_in_tables() >= rows; i++)
+        pause_ms(1);
+    cr_assert_lt(rows_in_tables(), rows);
+    store_settle();
+}
+
+static void worth(void)
+{
+    static const struct lsm_filter filter = {NULL, filter_begin, history_keep, filter_end,
+                                             history_droppable};
+    enum { ROWS = 6000, OVERWRITES = 3000 };
+    struct lsm_options options = tiny_options(in_root("worth"));
+    options.filter = &filter;
+    watermark = 0;
+    store_open(&options);
+    for (uint64_t version = 1; version <= ROWS + OVERWRITES; version++) {
+        char key[32];
+        snprintf(key, sizeof(key), "r%012lu", version);
+        put_text(version <= ROWS ? key : "k", version, "what changed");
+        lsm_commit(lsm, version, 1);
+        lsm_set_durable_index(lsm, version);
+        if (version % 100 == 0)
+            while (lsm_pressure(lsm) > 0)
+                pause_ms(1);
+    }
+    store_flush(ROWS + OVERWRITES);
+    store_settle();
+    struct lsm_stats before = stats_now();
+    cr_expect_gt(before.trivial_moves, 0, "what may not be dropped is just moved");
+    uint64_t superseded = 0;
+    for (int level = 1; level < LSM_LEVELS; level++)
+        superseded += before.levels[level].superseded_rows;
+    cr_assert_gt(superseded, OVERWRITES / 2);
+    lsm_garbage_changed(lsm);
+    store_settle();
+    cr_expect_eq(stats_now().compactions, before.compactions, "nothing of it may go");
+    watermark = ROWS / 2;
+    lsm_garbage_changed(lsm);
+    expect_rows_below(ROWS + OVERWRITES - ROWS / 6);
+    store_close();
+    watermark = ROWS;
+    options.level_base_bytes = 1; /* all of it goes down, and nothing without a look at it */
+    store_open(&options);
+    expect_rows_below(OVERWRITES + ROWS / 6);
+    store_close();
+}
+
+Test(lsm, tables_are_rewritten_when_the_filter_would_drop_rows_of_them)
+{
+    in_fiber(worth);
 }
 
 /* ---- large keys -------------------------------------------------------------------------------

@@ -379,6 +379,60 @@ Test(mvcc, a_full_arena_loses_the_reply_and_not_the_effect)
     arena_deinit(&small);
 }
 
+/* ---- what a merge is worth ----------------------------------------------------------------------
+ */
+
+static const struct {
+    const char *why;
+    struct lsm_filter_table table;
+    uint64_t never, at_8; /* rows that may go: nothing was compacted, or revision 8 is */
+} droppable_cases[] = {
+    {"keys of revisions behind it", {L("ka"), L("kz"), 9, 20, 100, 10, 40}, 0, 0},
+    {"of those up to it", {L("ka"), L("kz"), 2, 8, 100, 10, 40}, 0, 50},
+    {"half of them", {L("ka"), L("kz"), 5, 12, 100, 10, 40}, 0, 25},
+    {"keys that were written once", {L("ka"), L("kz"), 2, 8, 100, 0, 0}, 0, 0},
+    {"history before it", {L("r2"), L("r7"), 2, 7, 100, 0, 0}, 0, 100},
+    {"its own events are still read", {L("r8"), L("r9"), 8, 9, 100, 0, 0}, 0, 0},
+    {"half of the history", {L("r4"), L("r?"), 4, 11, 100, 0, 0}, 0, 50},
+    {"leases are read at their newest", {L("l1"), L("l9"), 9, 20, 100, 10, 40}, 50, 50},
+    {"so are facts", {L("m.ledger"), L("m.ledger"), 900, 999, 10, 0, 9}, 9, 9},
+    {"of before tables were cut", {L("kz"), L("r2"), 2, 8, 100, 10, 40}, 0, 50},
+};
+
+static void expect_droppable(struct store *store, bool compacted)
+{
+    struct lsm_options options = {0};
+    mvcc_configure_lsm(store->shared, &options);
+    for (size_t i = 0; i < ARRAY_COUNT(droppable_cases); i++)
+        cr_expect_eq(options.filter->droppable(options.filter->context, &droppable_cases[i].table),
+                     compacted ? droppable_cases[i].at_8 : droppable_cases[i].never, "%s, %s",
+                     droppable_cases[i].why, compacted ? "compacted" : "not compacted");
+}
+
+Test(mvcc, tables_are_worth_what_the_watermark_lets_go)
+{
+    struct mvcc_put_request put = {.key = T("k")};
+    struct mvcc_put_result result;
+    struct store store;
+    struct arena arena;
+    int64_t revision;
+    arena_init(&arena, 0);
+    store_open(&store, 1);
+    for (int i = 0; i < 9; i++)
+        cr_assert_eq(mvcc_apply_put(store.mvcc, &put, &arena, &result), 0);
+    store_commit(&store);
+    expect_droppable(&store, false);
+    struct mvcc_compact_request compact = {.revision = 8};
+    cr_assert_eq(mvcc_apply_compact(store.mvcc, &compact, &revision), 0);
+    store_commit(&store);
+    expect_droppable(&store, false); /* the compaction is not in the tables yet */
+    fake_lsm_flush(store.lsm);
+    mvcc_tick(store.mvcc);
+    expect_droppable(&store, true);
+    store_close(&store);
+    arena_deinit(&arena);
+}
+
 /* ---- reads beside a compaction ------------------------------------------------------------------
  */
 
