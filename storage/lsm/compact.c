@@ -180,14 +180,24 @@ static void compact_throttle(struct lsm_background *background, uint64_t bytes)
 /* ---- running a job ---------------------------------------------------------------------------
  */
 
+/* The table under construction ends before this row. Not inside a key, whose versions stay in one
+ * table: reads rely on it (contract in lsm.h). But where the first byte of the keys changes: with a
+ * table from the last keys of one kind of rows to the first of another, all that the next level has
+ * of the latter would be merged. */
+static bool compact_ends_before(const struct compact_job *job, const struct lsm_row *row)
+{
+    const struct sst_writer *writer = job->output.writer;
+    if (writer == NULL || background_filter_same_key(&job->filter, row->key))
+        return false;
+    return job->filter.key[0] != row->key.data[0] ||
+           sst_writer_bytes(writer) >= job->background->lsm->options.table_bytes ||
+           sst_writer_is_full(writer);
+}
+
 static int compact_row(struct compact_job *job, const struct lsm_row *row)
 {
     struct background_output *output = &job->output;
-    /* A key's versions stay in one table: reads rely on it (contract in lsm.h). */
-    if (output->writer != NULL &&
-        (sst_writer_bytes(output->writer) >= job->background->lsm->options.table_bytes ||
-         sst_writer_is_full(output->writer)) &&
-        !background_filter_same_key(&job->filter, row->key)) {
+    if (compact_ends_before(job, row)) {
         int status = background_output_finish(output);
         if (status < 0)
             return status;

@@ -447,6 +447,64 @@ Test(lsm, a_row_and_a_cursor_keep_what_they_point_to_and_no_more)
     in_fiber(pinned);
 }
 
+/* ---- kinds of rows ----------------------------------------------------------------------------
+ */
+
+/* Keys of four kinds, as an application writes them: some again and again, some ever new. */
+static void write_kinds(uint64_t first, uint64_t last)
+{
+    for (uint64_t version = first; version <= last; version++) {
+        char key[32];
+        snprintf(key, sizeof(key), "k/%03lu", version * 7919 % 500);
+        put_text(key, version, "some value of a key");
+        snprintf(key, sizeof(key), "l/%03lu", version % 10);
+        put_text(key, version, "");
+        snprintf(key, sizeof(key), "r%012lu", version);
+        put_text(key, version, "what changed");
+        if (version % 50 == 0)
+            put_text("m", version, "a fact");
+        lsm_commit(lsm, version, 1);
+        lsm_set_durable_index(lsm, version);
+        if (version % 100 == 0)
+            while (lsm_pressure(lsm) > 0)
+                pause_ms(1);
+    }
+}
+
+static const struct lsm_levels *levels_now(void)
+{
+    return atomic_load(&lsm->view)->levels;
+}
+
+static void kinds(void)
+{
+    struct lsm_options options = tiny_options(in_root("kinds"));
+    store_open(&options);
+    write_kinds(1, 4000);
+    store_flush(4000);
+    store_settle();
+    lsm_compact_all(lsm);
+    store_settle();
+    write_kinds(4001, 6000);
+    store_settle();
+    uint32_t deep = 0;
+    for (uint32_t level = 1; level < LSM_LEVELS; level++)
+        for (uint32_t i = 0; i < levels_now()->level[level].count; i++) {
+            const struct lsm_table *table = levels_now()->level[level].tables[i];
+            cr_expect_eq(table->smallest.data[0], table->largest.data[0], "level %u: %.*s .. %.*s",
+                         level, (int)table->smallest.size, table->smallest.data,
+                         (int)table->largest.size, table->largest.data);
+            deep += level > 1;
+        }
+    cr_assert_gt(deep, 0, "levels are exercised");
+    store_close();
+}
+
+Test(lsm, a_compaction_puts_rows_of_two_kinds_into_two_tables)
+{
+    in_fiber(kinds);
+}
+
 /* ---- tables that do not come to be --------------------------------------------------------------
  */
 
