@@ -95,7 +95,7 @@ struct memtable {
 };
 
 struct memtable_options {
-    uint64_t bytes_target; /* sizes chunks and the hash index */
+    uint64_t bytes_target; /* sizes chunks and the hash index, which grows beyond it */
     uint64_t seed;
     uint8_t point_table; /* first byte of the keys in the index; 0: all */
     struct bytes common; /* what most keys will begin with, see memtable_common(); copied */

@@ -159,6 +159,47 @@ Test(memtable, the_index_answers_as_a_search_does)
     }
 }
 
+/* Lines that a search for a key may have to look at. */
+static uint64_t index_lines_max(const struct memtable_index *index)
+{
+    uint64_t lines_max = 0;
+    for (uint32_t part = 0; part < index->part_count; part++) {
+        uint64_t part_max = 0;
+        for (uint64_t i = 0; i <= index->parts[part].mask; i++) {
+            uint64_t lines = 0;
+            for (const struct memtable_bucket *bucket = &index->parts[part].buckets[i];
+                 bucket != NULL; bucket = bucket->overflow)
+                lines++;
+            part_max = u64_max(part_max, lines);
+        }
+        lines_max += part_max;
+    }
+    return lines_max;
+}
+
+/* What one request deletes all goes into one memtable, whatever its target. */
+Test(memtable, any_number_of_keys_is_found_in_a_few_steps)
+{
+    static const uint32_t counts[] = {100, 1000, 10000, 100000, 300000};
+    struct memtable *memtable = create(64 * KIB, 1);
+    uint32_t keys = 0;
+    char key[32];
+    for (size_t i = 0; i < ARRAY_COUNT(counts); i++) {
+        for (; keys < counts[i]; keys++) {
+            snprintf(key, sizeof(key), "k/%u", keys);
+            insert(memtable, key, 1);
+        }
+        cr_expect_lt(index_lines_max(&memtable->index), 40, "%u keys: %lu lines", keys,
+                     index_lines_max(&memtable->index));
+    }
+    for (uint32_t number = 0; number < keys; number++) {
+        snprintf(key, sizeof(key), "k/%u", number);
+        cr_assert_not_null(find(memtable, key, 1));
+    }
+    cr_expect_null(find(memtable, "k/", 1));
+    memtable_destroy(memtable);
+}
+
 /* New keys and overwritten ones, found by hash, by finger and by search, in one list. */
 Test(memtable, hash_fingers_and_searches_agree)
 {
@@ -266,7 +307,7 @@ static void *race_read(void *argument)
         if (version == 0)
             continue;
         uint64_t wanted = 1 + prng_below(&prng, version);
-        snprintf(key, sizeof(key), "k/%03lu", wanted % 1000);
+        snprintf(key, sizeof(key), "k/%03lu", wanted % 5000);
         struct bytes bytes = bytes_from_text(key);
         struct lsm_version bound = {wanted, UINT32_MAX};
         const struct memtable_version *found =
@@ -283,14 +324,14 @@ static void *race_read(void *argument)
 
 Test(memtable, other_threads_read_while_one_writes)
 {
-    struct race race = {.memtable = create(4 * MIB, 1)};
+    struct race race = {.memtable = create(16 * KIB, 1)}; /* the index grows meanwhile */
     pthread_t readers[2];
     for (size_t i = 0; i < ARRAY_COUNT(readers); i++)
         cr_assert_eq(pthread_create(&readers[i], NULL, race_read, &race), 0);
     for (uint64_t version = 1; version <= 30000; version++) {
         char key[16];
         uint8_t value[8];
-        snprintf(key, sizeof(key), "k/%03lu", version % 1000);
+        snprintf(key, sizeof(key), "k/%03lu", version % 5000);
         le64_store(value, version);
         memtable_insert(race.memtable, bytes_from_text(key), (struct lsm_version){version, 0},
                         LSM_VALUE, bytes_make(value, sizeof(value)));
