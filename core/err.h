@@ -74,6 +74,8 @@ enum err_action { ERR_ACTION_CLIENT, ERR_ACTION_RETRY, ERR_ACTION_REPAIR, ERR_AC
       "etcdserver: invalid client api version")                                                    \
     X(STREAM_SORT, 5115, CLIENT, UNIMPLEMENTED, "RangeStream does not support custom sort orders") \
     X(STREAM_FILTER, 5116, CLIENT, UNIMPLEMENTED, "RangeStream does not support revision filters") \
+    X(DELETE_TOO_LARGE, 5117, CLIENT, INVALID_ARGUMENT,                                            \
+      "too many keys to delete in one request, delete them in parts")                              \
     /* consensus and membership */                                                                 \
     X(NOT_LEADER, 5200, RETRY, FAILED_PRECONDITION, "etcdserver: not leader")                      \
     X(NO_LEADER, 5201, RETRY, UNAVAILABLE, "etcdserver: no leader")                                \

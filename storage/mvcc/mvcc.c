@@ -215,6 +215,8 @@ int mvcc_open(const struct mvcc_options *options, struct mvcc **mvcc)
     if (opened == NULL)
         return -ENOMEM;
     opened->options = *options;
+    if (opened->options.delete_bytes_max == 0)
+        opened->options.delete_bytes_max = MVCC_DELETE_BYTES_MAX;
     opened->lsm = options->lsm;
     opened->reader = options->lsm_reader;
     opened->heads =
@@ -292,7 +294,10 @@ int mvcc_apply_delete_range(struct mvcc *mvcc, const struct mvcc_delete_request 
     struct mvcc_reply reply = {.arena = arena};
     invariant(mvcc->sub == 0);
     *result = (struct mvcc_delete_result){0};
-    int error = mvcc_write_delete(mvcc, request, &reply, result);
+    uint64_t bytes = 0;
+    int error = mvcc_write_measure_delete(mvcc, request, &bytes);
+    if (error == 0)
+        error = mvcc_write_delete(mvcc, request, &reply, result);
     if (error != 0)
         return error;
     result->revision = mvcc_write_end(mvcc);

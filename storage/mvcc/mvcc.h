@@ -17,7 +17,8 @@
  *           every member. Anything else (-errno, ERR_CORRUPT) means stored bytes could not be read:
  *           the caller stops applying. ERR_LIMIT from an apply call is about the reply alone: it
  *           did not fit the arena, the effects took place.
- * Limits    Keys of MVCC_KEY_BYTES_MAX; a sorted range keeps at most sort_bytes_max in memory.
+ * Limits    Keys of MVCC_KEY_BYTES_MAX; a sorted range keeps at most sort_bytes_max in memory; a
+ *           request that would delete keys of more than MVCC_DELETE_BYTES_MAX is refused.
  * Source    mvcc of etcd; docs/internals/storage-mvcc.md, docs/formats/mvcc-rows.md.
  */
 #ifndef STORAGE_MVCC_MVCC_H
@@ -38,6 +39,12 @@ struct lsm_reader;
 #define MVCC_NEVER_COMPACTED       (-1)
 #define MVCC_SORT_BYTES_DEFAULT    ((size_t)(64 * 1024 * 1024))
 #define MVCC_TXN_DEPTH_MAX         64 /* nesting of transactions; deeper is ERR_TOO_MANY_OPS */
+
+/* What the intervals that a request deletes may write to the memtable, which takes all of a request
+ * before any of it can be flushed. Each key counts for its rows and twice its own bytes: some 1.8
+ * million keys of 20 bytes. The same on every member, whatever its memory. */
+#define MVCC_DELETE_BYTES_MAX ((uint64_t)512 * 1024 * 1024)
+#define MVCC_DELETE_KEY_BYTES 256
 
 /* ---- requests ----------------------------------------------------------------------------------
  * Views are borrowed for the call. Integers that etcd defines as enums come in as they were on the
@@ -227,6 +234,7 @@ struct mvcc_options {
     struct lsm_reader *lsm_reader; /* the raft core's */
     size_t heads_bytes;            /* of the latest-version cache, a power of two; 0 = 1 MiB */
     uint64_t random_seed;          /* of its hash */
+    uint64_t delete_bytes_max;     /* 0 = MVCC_DELETE_BYTES_MAX; members must agree, so for tests */
     void *context;                 /* of the callbacks; each may be NULL */
     /* Without it no lease but 0 exists. */
     bool (*lease_exists)(void *context, int64_t lease);
@@ -254,6 +262,7 @@ uint64_t mvcc_applied_term(const struct mvcc *mvcc);
  * filter; mvcc_prefetch() makes that rare. A request was checked by the functions above. */
 must_check int mvcc_apply_put(struct mvcc *mvcc, const struct mvcc_put_request *request,
                               struct arena *arena, struct mvcc_put_result *result);
+/* ERR_DELETE_TOO_LARGE: with MVCC_DELETE_BYTES_MAX; of a transaction too, all its ranges added. */
 must_check int mvcc_apply_delete_range(struct mvcc *mvcc, const struct mvcc_delete_request *request,
                                        struct arena *arena, struct mvcc_delete_result *result);
 must_check int mvcc_apply_txn(struct mvcc *mvcc, const struct mvcc_txn_request *request,

@@ -130,6 +130,11 @@ struct mvcc {
 must_check int mvcc_write_put(struct mvcc *mvcc, const struct mvcc_put_request *request,
                               bool must_exist, struct mvcc_reply *reply,
                               struct mvcc_put_result *result);
+/* FIBER. Adds what deleting would write to *bytes; ERR_DELETE_TOO_LARGE when that becomes too much.
+ * Before the first effect of the request. A single key counts for nothing: requests are bounded. */
+must_check int mvcc_write_measure_delete(struct mvcc *mvcc,
+                                         const struct mvcc_delete_request *request,
+                                         uint64_t *bytes);
 must_check int mvcc_write_delete(struct mvcc *mvcc, const struct mvcc_delete_request *request,
                                  struct mvcc_reply *reply, struct mvcc_delete_result *result);
 /* Ends the request: the revision moves if it changed anything. Returns the revision to report. */

@@ -209,8 +209,11 @@ int mvcc_txn_check(struct mvcc_txn_run *run, const struct mvcc_txn_request *requ
         case MVCC_OP_TXN:
             error = mvcc_txn_check(run, &ops[i].txn, &result->responses[i].txn);
             break;
-        case MVCC_OP_NONE:
         case MVCC_OP_DELETE:
+            invariant(run->writer != NULL);
+            error = mvcc_write_measure_delete(run->writer, &ops[i].del, &run->delete_bytes);
+            break;
+        case MVCC_OP_NONE:
             break;
         }
     }

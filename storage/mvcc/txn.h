@@ -19,13 +19,15 @@ struct mvcc_txn_run {
     struct mvcc *writer; /* NULL: read only */
     struct mvcc_reply reply;
     size_t sort_bytes_max;
-    int64_t oldest; /* revision that an executed range named; 0: none did */
+    int64_t oldest;        /* revision that an executed range named; 0: none did */
+    uint64_t delete_bytes; /* of the intervals checked so far */
 };
 
 /* FIBER. Compares and the empty result tree. */
 must_check int mvcc_txn_decide(struct mvcc_txn_run *run, const struct mvcc_txn_request *request,
                                struct mvcc_txn_result *result);
-/* FIBER. What depends on the state: revisions of ranges, leases, ignore_* on missing keys. */
+/* FIBER. What depends on the state: revisions of ranges, leases, ignore_* on missing keys, how much
+ * is deleted. */
 must_check int mvcc_txn_check(struct mvcc_txn_run *run, const struct mvcc_txn_request *request,
                               const struct mvcc_txn_result *result);
 /* FIBER. */

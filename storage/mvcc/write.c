@@ -259,14 +259,10 @@ static int delete_one(struct mvcc *mvcc, const struct mvcc_delete_request *reque
     return error;
 }
 
-/* Tombstones go in while the cursor stands on what they hide: it does not see them, because it
- * reads at what had been written when it was opened. */
-static int delete_interval(struct mvcc *mvcc, const struct mvcc_delete_request *request,
-                           struct mvcc_reply *reply, struct mvcc_kv_list *prev_kvs,
-                           int64_t *deleted)
+/* The newest rows of the interval, tombstones included. */
+static int open_interval(struct mvcc *mvcc, const struct mvcc_delete_request *request,
+                         struct lsm_cursor **cursor)
 {
-    struct lsm_cursor *cursor;
-    struct lsm_row row;
     uint8_t *bounds_at =
         mvcc_buffer_take(&mvcc->key_buffer, mvcc_bounds_bytes(request->key, request->range_end));
     struct mvcc_bounds bounds = mvcc_bounds_make(bounds_at, request->key, request->range_end);
@@ -279,7 +275,47 @@ static int delete_interval(struct mvcc *mvcc, const struct mvcc_delete_request *
     if (mvcc->sub != 0)
         options.version_max =
             (struct lsm_version){.main = (uint64_t)mvcc->revision + 1, .sub = mvcc->sub - 1};
-    int found = lsm_cursor_open(mvcc->reader, &options, &cursor);
+    return lsm_cursor_open(mvcc->reader, &options, cursor);
+}
+
+/* All keys there are, and the same on every member. */
+static bool may_delete_all(const struct mvcc *mvcc, uint64_t more)
+{
+    const struct mvcc_ledger *ledger = &mvcc->ledger;
+    return ledger->key_count * MVCC_DELETE_KEY_BYTES + ledger->size_in_use_bytes * 2 + more <=
+           mvcc->options.delete_bytes_max;
+}
+
+int mvcc_write_measure_delete(struct mvcc *mvcc, const struct mvcc_delete_request *request,
+                              uint64_t *bytes)
+{
+    struct lsm_cursor *cursor;
+    struct lsm_row row;
+    invariant(mvcc->sub == 0);
+    if (request->range_end.size == 0 || may_delete_all(mvcc, *bytes) ||
+        mvcc_interval_is_empty(request->key, request->range_end))
+        return 0;
+    int found = open_interval(mvcc, request, &cursor);
+    if (found != 0)
+        return found;
+    while ((found = lsm_cursor_next(cursor, &row)) > 0 && *bytes <= mvcc->options.delete_bytes_max)
+        if (row.kind != LSM_TOMBSTONE)
+            *bytes += MVCC_DELETE_KEY_BYTES + 2 * mvcc_row_user_key(row.key).size;
+    lsm_cursor_close(cursor);
+    if (found < 0)
+        return found;
+    return *bytes <= mvcc->options.delete_bytes_max ? 0 : ERR_DELETE_TOO_LARGE;
+}
+
+/* Tombstones go in while the cursor stands on what they hide: it does not see them, because it
+ * reads at what had been written when it was opened. */
+static int delete_interval(struct mvcc *mvcc, const struct mvcc_delete_request *request,
+                           struct mvcc_reply *reply, struct mvcc_kv_list *prev_kvs,
+                           int64_t *deleted)
+{
+    struct lsm_cursor *cursor;
+    struct lsm_row row;
+    int found = open_interval(mvcc, request, &cursor);
     if (found != 0)
         return found;
     while ((found = lsm_cursor_next(cursor, &row)) > 0) {

@@ -11,6 +11,8 @@
 /* ---- a store ------------------------------------------------------------------------------------
  */
 
+static uint64_t delete_bytes_max; /* of the stores to come; 0: what members have */
+
 static void store_attach(struct store *store)
 {
     struct lsm_options options = {0};
@@ -21,6 +23,7 @@ static void store_attach(struct store *store)
     cr_assert_eq(mvcc_open(&(struct mvcc_options){.shared = store->shared,
                                                   .lsm = store->lsm,
                                                   .lsm_reader = lsm_reader,
+                                                  .delete_bytes_max = delete_bytes_max,
                                                   .lease_exists = even_lease_exists},
                            &store->mvcc),
                  0);
@@ -377,6 +380,121 @@ Test(mvcc, a_full_arena_loses_the_reply_and_not_the_effect)
     store_close(&store);
     arena_deinit(&arena);
     arena_deinit(&small);
+}
+
+/* ---- large deletes ------------------------------------------------------------------------------
+ */
+
+enum { DELETE_KEYS_MAX = 10, DELETE_KEYS = 26 };
+
+#define DELETE(from, to)                                                                           \
+    {                                                                                              \
+        .kind = MVCC_OP_DELETE, .del = {.key = L(from), .range_end = L(to) }                       \
+    }
+static const struct mvcc_op put_and_delete[] = {
+    {.kind = MVCC_OP_PUT, .put = {.key = L("0"), .value = L("v")}},
+    DELETE("a", "z"),
+};
+static const struct mvcc_op delete_twice[] = {DELETE("a", "f"), DELETE("k", "r")};
+static const struct mvcc_op delete_inside[] = {
+    DELETE("a", "f"),
+    {.kind = MVCC_OP_TXN, .txn = {.success = &delete_twice[1], .success_count = 1}},
+};
+static const struct mvcc_op delete_few[] = {DELETE("a", "f"), DELETE("k", "n")};
+
+static const struct {
+    const char *why;
+    const char *from, *to; /* "": everything from there on. NULL: the txn of */
+    const struct mvcc_op *ops;
+    uint32_t count;
+    bool other_branch; /* than the one that is chosen */
+    int want;
+    int64_t left;
+} deletes[] = {
+    {"more keys than may go", "a", "z", NULL, 0, false, ERR_DELETE_TOO_LARGE, 26},
+    {"all of them", "A", "", NULL, 0, false, ERR_DELETE_TOO_LARGE, 26},
+    {"one more", "a", "l", NULL, 0, false, ERR_DELETE_TOO_LARGE, 26},
+    {"after a put", NULL, NULL, put_and_delete, 2, false, ERR_DELETE_TOO_LARGE, 26},
+    {"two ranges together", NULL, NULL, delete_twice, 2, false, ERR_DELETE_TOO_LARGE, 26},
+    {"one of them inside", NULL, NULL, delete_inside, 2, false, ERR_DELETE_TOO_LARGE, 26},
+    {"those that are not executed", NULL, NULL, put_and_delete, 2, true, 0, 26},
+    {"two ranges of few", NULL, NULL, delete_few, 2, false, 0, 18},
+    {"what is gone does not count", "a", "q", NULL, 0, false, 0, 10},
+    {"all that are left", "A", "", NULL, 0, false, 0, 0},
+};
+
+static int delete_case(struct store *store, size_t i, struct arena *arena)
+{
+    struct mvcc_delete_result deleted;
+    struct mvcc_txn_result result;
+    static const struct mvcc_compare never = {
+        .key = L("never"), .target = MVCC_COMPARE_VERSION, .result = MVCC_GREATER};
+    struct mvcc_txn_request txn = {.compares = &never,
+                                   .compare_count = deletes[i].other_branch,
+                                   .success = deletes[i].ops,
+                                   .success_count = deletes[i].count};
+    if (deletes[i].from == NULL)
+        return mvcc_apply_txn(store->mvcc, &txn, arena, &result);
+    struct mvcc_delete_request del = {.key = bytes_from_text(deletes[i].from),
+                                      .range_end = bytes_from_text(deletes[i].to)};
+    if (del.range_end.size == 0)
+        del.range_end = T("\0");
+    return mvcc_apply_delete_range(store->mvcc, &del, arena, &deleted);
+}
+
+Test(mvcc, a_request_deletes_so_many_keys_or_none)
+{
+    struct store store;
+    struct arena arena;
+    struct mvcc_put_result put;
+    arena_init(&arena, 0);
+    delete_bytes_max = DELETE_KEYS_MAX * (MVCC_DELETE_KEY_BYTES + 2);
+    store_open(&store, 1);
+    for (char name = 'a'; name < 'a' + DELETE_KEYS; name++) {
+        struct mvcc_put_request request = {.key = bytes_make(&name, 1), .value = T("v")};
+        cr_assert_eq(mvcc_apply_put(store.mvcc, &request, &arena, &put), 0);
+    }
+    store_commit(&store);
+    for (size_t i = 0; i < ARRAY_COUNT(deletes); i++) {
+        int64_t revision = mvcc_revision(store.mvcc);
+        uint64_t rows = fake_lsm_rows(store.lsm);
+        int error = delete_case(&store, i, &arena);
+        cr_expect_eq(error, deletes[i].want, "%s: %s", deletes[i].why, err_text(error));
+        if (error != 0) {
+            cr_expect_eq(mvcc_revision(store.mvcc), revision, "%s", deletes[i].why);
+            cr_expect_eq(fake_lsm_rows(store.lsm), rows, "%s", deletes[i].why);
+        }
+        store_commit(&store);
+        cr_expect_eq(mvcc_shared_stats(store.shared).key_count, deletes[i].left, "%s",
+                     deletes[i].why);
+    }
+    store_close(&store);
+    delete_bytes_max = 0;
+    arena_deinit(&arena);
+}
+
+Test(mvcc, long_keys_count_for_more_when_they_are_deleted)
+{
+    static uint8_t key[MVCC_DELETE_KEY_BYTES * DELETE_KEYS_MAX / 2 - 10];
+    struct mvcc_put_request request = {.key = bytes_make(key, sizeof(key))};
+    struct mvcc_delete_request del = {.key = T("\0"), .range_end = T("\0")};
+    struct mvcc_put_result put;
+    struct mvcc_delete_result deleted;
+    struct store store;
+    struct arena arena;
+    arena_init(&arena, 0);
+    delete_bytes_max = MVCC_DELETE_KEY_BYTES * DELETE_KEYS_MAX;
+    store_open(&store, 1);
+    memset(key, 'k', sizeof(key));
+    cr_assert_eq(mvcc_apply_put(store.mvcc, &request, &arena, &put), 0);
+    cr_expect_eq(mvcc_apply_delete_range(store.mvcc, &del, &arena, &deleted), ERR_DELETE_TOO_LARGE);
+    del = (struct mvcc_delete_request){.key = request.key};
+    cr_expect_eq(mvcc_apply_delete_range(store.mvcc, &del, &arena, &deleted), 0);
+    cr_expect_eq(deleted.deleted, 1, "a key that is named may always go");
+    store_commit(&store);
+    store_close(&store);
+    delete_bytes_max = 0;
+    arena_deinit(&arena);
 }
 
 /* ---- what a merge is worth ----------------------------------------------------------------------
