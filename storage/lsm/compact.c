@@ -439,6 +439,9 @@ static struct compact_job *compact_pick(struct lsm_background *background)
         background->compact_all = false;
         return compact_pick_all(background);
     }
+    /* On the way to full pressure level 0 goes first: what the levels below owe stops no writes. */
+    if (compact_score(background, 0) >= 100 * LSM_LEVEL0_FULL_FACTOR / 2)
+        return compact_pick_level0(background);
     for (uint32_t level = 0; level + 1 < LSM_LEVELS; level++) {
         uint64_t score = compact_score(background, level);
         if (score > worst_score) {

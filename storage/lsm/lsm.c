@@ -9,8 +9,6 @@
 #include "storage/lsm/bloom.h"
 #include "storage/lsm/lsm_private.h"
 
-/* Level 0 at this many times its trigger is full pressure (RocksDB: 4, slowdown 20, stop 36). */
-#define LSM_LEVEL0_FULL_FACTOR 8
 /* Reference counts are per levels object; a level 0 this deep is a bug, not a load. */
 #define LSM_LEVEL0_TABLES_MAX 100000
 
@@ -402,9 +400,9 @@ static void lsm_options_fill(struct lsm_options *options)
     FILL(block_cache_bytes_per_core, 32 * MIB);
     FILL(block_bytes, 4096);
     FILL(table_bytes, 32 * MIB);
-    FILL(level_base_bytes, 256 * MIB);
     FILL(level_ratio, 10);
     FILL(level0_tables, 4);
+    FILL(level_base_bytes, u64_max(256 * MIB, options->level0_tables * options->memtable_bytes));
     FILL(bloom_bits_per_key, 10);
 #undef FILL
     invariant(options->memtables_max >= 2 && options->level_ratio >= 2);

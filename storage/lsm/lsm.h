@@ -110,7 +110,8 @@ struct lsm_options {
     uint64_t block_cache_bytes_per_core; /* a quarter of it for rows; 0 = 32 MiB */
     uint32_t block_bytes;                /* target of a data block before compression; 0 = 4 KiB */
     uint64_t table_bytes;                /* target of a compacted table; 0 = 32 MiB */
-    uint64_t level_base_bytes;           /* target of level 1; 0 = 256 MiB */
+    uint64_t level_base_bytes;           /* target of level 1; 0 = 256 MiB, or, if that is more,
+                                          * what level 0 has when its compaction starts */
     uint32_t level_ratio;                /* 0 = 10 */
     uint32_t level0_tables;              /* compaction starts at this many; 0 = 4 */
     uint64_t background_bytes_per_s;     /* compaction writes when there is no debt; 0 = no limit */

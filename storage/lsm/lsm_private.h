@@ -27,6 +27,9 @@
 
 #define LSM_PATH_BYTES_MAX 512
 
+/* Level 0 at this many times its trigger is full pressure (RocksDB: 4, slowdown 20, stop 36). */
+#define LSM_LEVEL0_FULL_FACTOR 8
+
 enum lsm_message {
     LSM_MESSAGE_VIEW,     /* raft -> reader: a newer view is published */
     LSM_MESSAGE_RELEASED, /* reader -> raft: a floor rose or a held flag fell */

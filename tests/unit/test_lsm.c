@@ -519,6 +519,83 @@ Test(lsm, a_compaction_puts_rows_of_two_kinds_into_two_tables)
     in_fiber(kinds);
 }
 
+/* ---- what goes first --------------------------------------------------------------------------
+ */
+
+static void flush_tables(uint64_t *version, uint32_t tables)
+{
+    for (uint32_t i = 0; i < tables; i++) {
+        for (int j = 0; j < 100; j++) {
+            char key[16];
+            snprintf(key, sizeof(key), "k/%05lu", ++*version * 7919 % 100000);
+            put_text(key, *version, "some value of a key");
+        }
+        lsm_commit(lsm, *version, 1);
+        store_flush(*version);
+    }
+}
+
+/* Level 1 is far over its target, as after a change of it; level 0 is half as full as it may be. */
+static void level0_first(void)
+{
+    struct lsm_options options = tiny_options(in_root("first"));
+    uint64_t version = 0;
+    struct lsm_stats stats;
+    options.level_base_bytes = GIB;
+    store_open(&options);
+    flush_tables(&version, 20);
+    pay_debts();
+    store_close();
+    options.level0_tables = 100;
+    store_open(&options);
+    flush_tables(&version, 8);
+    lsm_stats(lsm, &stats);
+    cr_assert_gt(stats.levels[1].tables, 4);
+    cr_assert_geq(stats.levels[0].tables, 8);
+    store_close();
+    options.level0_tables = 2;
+    options.level_base_bytes = 1;
+    store_open(&options);
+    do {
+        fiber_yield();
+        lsm_stats(lsm, &stats);
+    } while (stats.compactions == 0);
+    cr_expect_eq(stats.levels[0].tables, 0, "after %lu compactions", stats.compactions);
+    store_close();
+}
+
+Test(lsm, level_0_goes_before_deeper_ones_when_it_might_stop_writes)
+{
+    in_fiber(level0_first);
+}
+
+static void level1_target(void)
+{
+    static const struct {
+        const char *why;
+        uint64_t memtable_bytes, base_bytes, want;
+        uint32_t level0_tables;
+    } cases[] = {
+        {"small memtables", 4 * MIB, 0, 256 * MIB, 12},
+        {"a compaction of level 0 alone would exceed it", 64 * MIB, 0, 768 * MIB, 12},
+        {"as told", 64 * MIB, MIB, MIB, 12},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct lsm_options options = tiny_options(in_root("target"));
+        options.memtable_bytes = cases[i].memtable_bytes;
+        options.level0_tables = cases[i].level0_tables;
+        options.level_base_bytes = cases[i].base_bytes;
+        store_open(&options);
+        cr_expect_eq(lsm->options.level_base_bytes, cases[i].want, "%s", cases[i].why);
+        store_close();
+    }
+}
+
+Test(lsm, level_1_holds_what_level_0_brings_at_once)
+{
+    in_fiber(level1_target);
+}
+
 /* ---- tables that do not come to be --------------------------------------------------------------
  */
 
