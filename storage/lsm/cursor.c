@@ -486,18 +486,14 @@ static struct cursor_source *cursor_source_add(struct lsm_cursor *cursor)
 static void cursor_add_tables(struct lsm_cursor *cursor, struct lsm_table *const *tables,
                               uint32_t count)
 {
-    uint32_t first = 0;
-    struct bytes lower = cursor_bytes(&cursor->lower), upper = cursor_bytes(&cursor->upper);
-    while (count > 0 && bytes_compare(tables[first]->largest, lower) < 0)
-        first++, count--;
-    while (cursor->bounded && count > 0 &&
-           bytes_compare(tables[first + count - 1]->smallest, upper) >= 0)
-        count--;
-    if (count == 0)
+    uint32_t first = lsm_tables_reach(tables, count, cursor_bytes(&cursor->lower));
+    uint32_t end =
+        cursor->bounded ? lsm_tables_begin(tables, count, cursor_bytes(&cursor->upper)) : count;
+    if (first >= end)
         return;
     struct cursor_source *source = cursor_source_add(cursor);
     source->tables = tables + first;
-    source->table_count = count;
+    source->table_count = end - first;
     source->iterator_ready = true;
     table_iterator_init(&source->iterator, &cursor->blocks.blocks,
                         cursor->memory_only ? 0 : CURSOR_WINDOW_BYTES);

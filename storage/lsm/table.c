@@ -373,18 +373,36 @@ void lsm_levels_check(const struct lsm_levels *levels)
         }
 }
 
-uint32_t lsm_levels_find(const struct lsm_levels *levels, uint32_t level, struct bytes key)
+uint32_t lsm_tables_reach(struct lsm_table *const *tables, uint32_t count, struct bytes key)
 {
-    invariant(level > 0 && level < LSM_LEVELS);
-    uint32_t low = 0, high = levels->level[level].count;
+    uint32_t low = 0, high = count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (bytes_compare(levels->level[level].tables[middle]->largest, key) < 0)
+        if (bytes_compare(tables[middle]->largest, key) < 0)
             low = middle + 1;
         else
             high = middle;
     }
     return low;
+}
+
+uint32_t lsm_tables_begin(struct lsm_table *const *tables, uint32_t count, struct bytes key)
+{
+    uint32_t low = 0, high = count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (bytes_compare(tables[middle]->smallest, key) < 0)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+uint32_t lsm_levels_find(const struct lsm_levels *levels, uint32_t level, struct bytes key)
+{
+    invariant(level > 0 && level < LSM_LEVELS);
+    return lsm_tables_reach(levels->level[level].tables, levels->level[level].count, key);
 }
 
 void lsm_levels_add(struct lsm_levels *levels, uint32_t level, struct lsm_table *table)

@@ -79,7 +79,11 @@ void lsm_levels_check(const struct lsm_levels *levels);
 /* Level 0: in front; others: at its place. */
 void lsm_levels_add(struct lsm_levels *levels, uint32_t level, struct lsm_table *table);
 struct lsm_table *lsm_levels_remove(struct lsm_levels *levels, uint32_t level, uint64_t number);
-/* Index of the first table of a sorted level whose largest key is >= key. */
+/* Of tables that are sorted and disjoint, the index of the first that has a row at or after `key`,
+ * and of the first that has none before it; `count` when there is none. */
+uint32_t lsm_tables_reach(struct lsm_table *const *tables, uint32_t count, struct bytes key);
+uint32_t lsm_tables_begin(struct lsm_table *const *tables, uint32_t count, struct bytes key);
+/* lsm_tables_reach() of a level below 0. */
 uint32_t lsm_levels_find(const struct lsm_levels *levels, uint32_t level, struct bytes key);
 uint64_t lsm_levels_bytes(const struct lsm_levels *levels, uint32_t level);
 

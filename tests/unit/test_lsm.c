@@ -462,6 +462,43 @@ static void pay_debts(void)
     cr_assert_eq(stats_now().debt_bytes, 0);
 }
 
+/* ---- tables between bounds ----------------------------------------------------------------------
+ */
+
+Test(lsm, tables_of_a_level_are_found_by_key)
+{
+    static struct lsm_table tables[] = {
+        {.smallest = {(const uint8_t *)"b", 1}, .largest = {(const uint8_t *)"d", 1}},
+        {.smallest = {(const uint8_t *)"f", 1}, .largest = {(const uint8_t *)"f", 1}},
+        {.smallest = {(const uint8_t *)"h", 1}, .largest = {(const uint8_t *)"k", 1}},
+    };
+    static struct lsm_table *const level[] = {&tables[0], &tables[1], &tables[2]};
+    static const struct {
+        const char *why, *key;
+        uint32_t count, reach, begin;
+    } cases[] = {
+        {"before all keys there are", "", 3, 0, 0},
+        {"in front of the first table", "a", 3, 0, 0},
+        {"its first key", "b", 3, 0, 0},
+        {"inside", "c", 3, 0, 1},
+        {"its last key", "d", 3, 0, 1},
+        {"between tables", "e", 3, 1, 1},
+        {"a table of one key", "f", 3, 1, 1},
+        {"behind it", "f+", 3, 2, 2},
+        {"the last key", "k", 3, 2, 3},
+        {"behind all", "l", 3, 3, 3},
+        {"of one table", "c", 1, 0, 1},
+        {"of none", "c", 0, 0, 0},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct bytes key = bytes_from_text(cases[i].key);
+        cr_expect_eq(lsm_tables_reach(level, cases[i].count, key), cases[i].reach, "%s",
+                     cases[i].why);
+        cr_expect_eq(lsm_tables_begin(level, cases[i].count, key), cases[i].begin, "%s",
+                     cases[i].why);
+    }
+}
+
 /* ---- kinds of rows ----------------------------------------------------------------------------
  */
 
