@@ -220,7 +220,7 @@ static void bench_disk(void)
         if (i % 100 == 0) {
             lsm_commit(bench.lsm, i + 1, 1);
             lsm_set_durable_index(bench.lsm, i + 1);
-            while (lsm_pressure(bench.lsm) >= 100)
+            while (lsm_pressure(bench.lsm) >= LSM_PRESSURE_FULL)
                 fiber_sleep_until(core_now_ns(bench.core) + NS_PER_MS);
         }
     }

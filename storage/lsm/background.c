@@ -244,14 +244,16 @@ int background_install(struct lsm_background *background, struct lsm_install *in
     return status;
 }
 
-void background_wait_after(struct lsm_background *background, const char *what, int status)
+void background_wait_after(struct lsm_background *background, enum lsm_work work, int status)
 {
     if (background->stopping)
         return;
+    lsm_post(background->lsm, background->core, core_id(background->lsm->core), LSM_MESSAGE_FAILED,
+             work, (void *)(uintptr_t)-status);
     if (status == ERR_CORRUPT)
         sometimes(true, "lsm: a background job met damage");
-    log_error("background work failed, will be tried again", LOG_TEXT("work", what),
-              LOG_ERROR(status));
+    log_error("background work failed, will be tried again",
+              LOG_TEXT("work", work == LSM_WORK_FLUSH ? "flush" : "compaction"), LOG_ERROR(status));
     uint64_t until = core_now_ns(background->core) + BACKGROUND_RETRY_NS;
     while (!background->stopping && core_now_ns(background->core) < until)
         fiber_sleep_until(u64_min(until, core_now_ns(background->core) + 10 * NS_PER_MS));
@@ -365,7 +367,7 @@ static void background_flush_fiber(void *argument)
         if (status == 0)
             (void)background_queue_pop(&background->flushes);
         else
-            background_wait_after(background, "flush", status);
+            background_wait_after(background, LSM_WORK_FLUSH, status);
     }
     background_fiber_ended(background);
 }

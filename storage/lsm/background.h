@@ -88,7 +88,7 @@ must_check int background_install(struct lsm_background *background, struct lsm_
 
 /* [fiber] After an error of a job: waits before the next try; the process stops for what a new file
  * cannot mend. */
-void background_wait_after(struct lsm_background *background, const char *what, int status);
+void background_wait_after(struct lsm_background *background, enum lsm_work work, int status);
 
 /* compact.c: the body of the compaction fiber */
 void background_compact_loop(struct lsm_background *background);

@@ -483,6 +483,6 @@ void background_compact_loop(struct lsm_background *background)
         int status = compact_run(job);
         compact_job_destroy(job, status == 0 || job->trivial); /* a moved table stays either way */
         if (status < 0)
-            background_wait_after(background, "compaction", status);
+            background_wait_after(background, LSM_WORK_MERGE, status);
     }
 }

@@ -269,7 +269,18 @@ uint32_t lsm_pressure(const struct lsm *lsm)
     uint64_t trigger = lsm->options.level0_tables;
     uint64_t disk =
         tables <= trigger ? 0 : (tables - trigger) * 100 / (trigger * (LSM_LEVEL0_FULL_FACTOR - 1));
-    return (uint32_t)u64_min(100, u64_max(memory, disk));
+    return (uint32_t)u64_min(LSM_PRESSURE_STOP, u64_max(memory, disk));
+}
+
+uint64_t lsm_installs(const struct lsm *lsm)
+{
+    return lsm->counters.flushes + lsm->counters.compactions;
+}
+
+int lsm_failure(const struct lsm *lsm)
+{
+    int flush = lsm->failed[LSM_WORK_FLUSH];
+    return flush != 0 ? flush : lsm->failed[LSM_WORK_MERGE];
 }
 
 /* ---- writing ---------------------------------------------------------------------------------
@@ -371,9 +382,18 @@ static void lsm_on_install(void *context, struct core *core, const struct mesh_m
     invariant(install->levels->level[0].count < LSM_LEVEL0_TABLES_MAX);
     verify((lsm_levels_check(install->levels), true));
     lsm->flushed_index = install->levels->flushed_index;
+    lsm->failed[install->is_compaction ? LSM_WORK_MERGE : LSM_WORK_FLUSH] = 0;
     lsm_count_install(lsm, install);
     lsm_view_publish(lsm, lsm_view_create(lsm, view->memtables, count, install->levels));
     free(install);
+}
+
+static void lsm_on_failed(void *context, struct core *core, const struct mesh_message *message)
+{
+    (void)core;
+    struct lsm *lsm = context;
+    invariant(message->small < LSM_WORK_COUNT && message->word[0] != 0);
+    lsm->failed[message->small] = -(int)message->word[0];
 }
 
 static void lsm_on_nothing(void *context, struct core *core, const struct mesh_message *message)
@@ -444,6 +464,7 @@ int lsm_create(struct core *core, const struct lsm_options *options, struct lsm_
     lsm_handle(lsm, LSM_MESSAGE_STARTED, lsm_on_started);
     lsm_handle(lsm, LSM_MESSAGE_STOPPED, lsm_on_stopped);
     lsm_handle(lsm, LSM_MESSAGE_INSTALL, lsm_on_install);
+    lsm_handle(lsm, LSM_MESSAGE_FAILED, lsm_on_failed);
     *result = lsm;
     return 0;
 }
@@ -465,7 +486,8 @@ void lsm_close(struct lsm *lsm)
         lsm_table_close(lsm->dead[i], false);
     for (enum lsm_message kind = LSM_MESSAGE_VIEW; kind < LSM_MESSAGE_COUNT; kind++)
         if (kind == LSM_MESSAGE_RELEASED || kind == LSM_MESSAGE_STARTED ||
-            kind == LSM_MESSAGE_STOPPED || kind == LSM_MESSAGE_INSTALL)
+            kind == LSM_MESSAGE_STOPPED || kind == LSM_MESSAGE_INSTALL ||
+            kind == LSM_MESSAGE_FAILED)
             lsm_handle(lsm, kind, NULL);
     free(lsm->dead);
     free(lsm->slots);

@@ -184,8 +184,18 @@ void lsm_compact_all(struct lsm *lsm);
 
 uint64_t lsm_flushed_index(const struct lsm *lsm); /* the log may be released up to it */
 
-/* 0 = idle .. 100 = admit no writes: memtables that wait for their flush, level 0 tables. */
-uint32_t lsm_pressure(const struct lsm *lsm);
+/* Memtables that wait for their flush, or level 0 tables, as a percentage of what is meant to be:
+ * at FULL new writes should wait before the log; at STOP what is in the log should wait too, or
+ * memory and level 0 grow without end. Between the two there is room for what was under way. */
+#define LSM_PRESSURE_FULL 100
+#define LSM_PRESSURE_STOP 200
+uint32_t lsm_pressure(const struct lsm *lsm); /* at most LSM_PRESSURE_STOP */
+
+/* Flushes and merges whose result was published since lsm_open(): the background gets on. */
+uint64_t lsm_installs(const struct lsm *lsm);
+
+/* 0, or why the flush, else the merge, that ran last failed; it is tried again each second. */
+int lsm_failure(const struct lsm *lsm);
 
 /* ---- readers ----------------------------------------------------------------------------------
  */

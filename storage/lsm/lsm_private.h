@@ -39,6 +39,7 @@ enum lsm_message {
     LSM_MESSAGE_STARTED,  /* background -> raft: flushes are welcome */
     LSM_MESSAGE_INSTALL,  /* background -> raft: struct lsm_install in word[0] */
     LSM_MESSAGE_STOPPED,  /* background -> raft */
+    LSM_MESSAGE_FAILED,   /* background -> raft: enum lsm_work in `small`, -error in word[0] */
     LSM_MESSAGE_COUNT
 };
 _Static_assert(LSM_MESSAGE_COUNT <= LSM_MESSAGE_KINDS, "kinds are reserved in lsm.h");
@@ -48,6 +49,8 @@ enum lsm_request {
     LSM_REQUEST_COMPACT_ALL = 2,
     LSM_REQUEST_STOP_SEEN = 3, /* the last message before a new start */
 };
+
+enum lsm_work { LSM_WORK_FLUSH = 0, LSM_WORK_MERGE = 1, LSM_WORK_COUNT };
 
 struct lsm_view {
     uint64_t sequence;
@@ -97,7 +100,8 @@ struct lsm {
     uint32_t background_core;
     struct lsm_table **dead; /* tables without a reader while no background runs */
     uint32_t dead_count, dead_count_max;
-    struct lsm_stats counters; /* flush and compaction parts */
+    struct lsm_stats counters;  /* flush and compaction parts */
+    int failed[LSM_WORK_COUNT]; /* error of the last one that ended; 0: it was installed */
     struct histogram flush_duration_ns, compaction_duration_ns;
 
     /* handed from lsm_open() to the background core */

@@ -127,7 +127,7 @@ static uint64_t maybe_unused store_make_checkpoint(const char *store_dir, uint64
     while (store.applied < last) {
         store_apply(&store);
         lsm_set_durable_index(store.lsm, store.applied);
-        while (lsm_pressure(store.lsm) == 100)
+        while (lsm_pressure(store.lsm) >= LSM_PRESSURE_FULL)
             fiber_sleep_until(core_now_ns(store.core) + NS_PER_MS);
         if (store.applied % 16 == 0)
             store_flush(&store); /* several tables */

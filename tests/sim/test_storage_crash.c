@@ -399,7 +399,7 @@ static void stack_write(struct stack *stack, uint64_t last, struct prng *pace)
         }
         commit(stack);
         wal_release(stack->wal, lsm_flushed_index(stack->lsm));
-        while (lsm_pressure(stack->lsm) == 100)
+        while (lsm_pressure(stack->lsm) >= LSM_PRESSURE_FULL)
             fiber_sleep_until(core_now_ns(stack->core) + NS_PER_MS);
         if (prng_chance(pace, 1, 6))
             fiber_sleep_until(core_now_ns(stack->core) + prng_below(pace, 3 * NS_PER_MS));

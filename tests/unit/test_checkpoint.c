@@ -30,7 +30,7 @@ static void write_some(uint32_t batches)
 static void write_on(void *argument maybe_unused)
 {
     while (writing) {
-        if (lsm_pressure(lsm) < 100 && model.count < MODEL_ROWS_MAX - 64)
+        if (lsm_pressure(lsm) < LSM_PRESSURE_FULL && model.count < MODEL_ROWS_MAX - 64)
             write_some(16);
         fiber_yield();
     }

@@ -1,6 +1,8 @@
 #include "storage/lsm/background.h"
 #include "test_lsm.h"
 
+#include <errno.h>
+
 TestSuite(lsm, .init = core_with_root_open, .fini = core_with_root_close, .timeout = 600);
 
 /* ---- comparing with the model ------------------------------------------------------------------
@@ -395,6 +397,49 @@ static void not_ahead_of_the_log(void)
 Test(lsm, a_memtable_is_not_flushed_beyond_the_durable_log)
 {
     in_fiber(not_ahead_of_the_log);
+}
+
+/* ---- what cannot be written -------------------------------------------------------------------- */
+
+static uint32_t rotate(uint64_t version)
+{
+    put_text("k/a", version, "a");
+    lsm_commit(lsm, version, 1);
+    lsm_set_durable_index(lsm, version);
+    lsm_flush_begin(lsm);
+    return lsm_pressure(lsm);
+}
+
+/* A disk that takes no new file, and does again. */
+static void flushes_fail(void)
+{
+    static const uint32_t pressures[] = {33, 66, 100, 133, 166, 200, 200};
+    struct lsm_options options = tiny_options(in_root("fails"));
+    char dir[128], away[160];
+    snprintf(dir, sizeof(dir), "%s", options.dir);
+    snprintf(away, sizeof(away), "%s.away", dir);
+    store_open(&options);
+    shell("mv %s %s", dir, away);
+    for (uint64_t i = 0; i < ARRAY_COUNT(pressures); i++)
+        cr_expect_eq(rotate(i + 1), pressures[i], "%lu memtables wait", i + 1);
+    for (int i = 0; i < 5000 && lsm_failure(lsm) == 0; i++)
+        pause_ms(1);
+    cr_expect_eq(lsm_failure(lsm), -ENOENT);
+    cr_expect_eq(lsm_installs(lsm), 0);
+    shell("mv %s %s", away, dir);
+    for (int i = 0; i < 5000 && lsm_flushed_index(lsm) < ARRAY_COUNT(pressures); i++)
+        pause_ms(1);
+    cr_expect_eq(lsm_flushed_index(lsm), ARRAY_COUNT(pressures));
+    cr_expect_eq(lsm_failure(lsm), 0);
+    cr_expect_geq(lsm_installs(lsm), ARRAY_COUNT(pressures));
+    store_settle();
+    cr_expect_lt(lsm_pressure(lsm), 33);
+    store_close();
+}
+
+Test(lsm, what_cannot_be_written_is_told_until_it_can)
+{
+    in_fiber(flushes_fail);
 }
 
 /* ---- pins -------------------------------------------------------------------------------------

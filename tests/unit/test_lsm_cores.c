@@ -62,7 +62,7 @@ static void raft_fiber(void *argument)
         atomic_store_explicit(&published, version, memory_order_release);
         if (version % 50 == 0)
             fiber_yield();
-        while (lsm_pressure(lsm) >= 100)
+        while (lsm_pressure(lsm) >= LSM_PRESSURE_FULL)
             pause_ms(1);
     }
     while (atomic_load(&readers_done) < 2)

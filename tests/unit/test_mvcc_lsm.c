@@ -84,7 +84,7 @@ static void run_commit(struct run *run)
     cr_assert_lt(store->index, INDEX_MAX);
     run->revision_at[store->index] = run->model.revision;
     run->compacted_at[store->index] = run->model.compacted;
-    while (lsm_pressure(store->lsm) == 100)
+    while (lsm_pressure(store->lsm) >= LSM_PRESSURE_FULL)
         fiber_sleep_until(core_now_ns(core) + NS_PER_MS);
     if (pick(run, 4) == 0)
         fiber_yield();
