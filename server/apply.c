@@ -17,6 +17,9 @@
 /* How much of the log is read back at a time after a restart. */
 #define APPLY_READ_BYTES (4 * MIB)
 
+/* How often a loop that waits for the tables looks at them. */
+#define APPLY_POLL_NS (5 * NS_PER_MS)
+
 /* Entries are looked at so many at a time, so that the cache misses of their keys overlap. */
 #define APPLY_STEPS_MAX       16
 #define APPLY_STEPS_BYTES_MAX (256 * KIB) /* unless a single one has more */
@@ -41,7 +44,7 @@ struct apply {
     uint64_t applied_index, target_index;
     struct fiber_event work; /* the target moved, or stop */
     struct fiber_event ended;
-    bool stopping;
+    bool stopping, waits;
     struct arena scratch;  /* decoded requests */
     struct arena unwanted; /* results nobody waits for; bounded as those that somebody does */
     struct arena held;     /* payloads of the steps */
@@ -59,6 +62,11 @@ struct apply {
 uint64_t apply_index(const struct apply *apply)
 {
     return apply->applied_index;
+}
+
+bool apply_waits(const struct apply *apply)
+{
+    return apply->waits;
 }
 
 void apply_extend(struct apply *apply, uint64_t index)
@@ -349,6 +357,16 @@ static void batch_finish(struct apply *apply, uint64_t last)
     probe2(raft_apply, last, count);
 }
 
+/* No batch is open, and all that was applied is durable in the log: every memtable that waits can
+ * be flushed. */
+static void wait_for_tables(struct apply *apply)
+{
+    apply->waits = true;
+    while (lsm_pressure(apply->node->lsm) >= LSM_PRESSURE_STOP && !apply->stopping)
+        fiber_sleep_until(core_now_ns(apply->core) + APPLY_POLL_NS);
+    apply->waits = false;
+}
+
 static void apply_run(void *argument)
 {
     struct apply *apply = argument;
@@ -357,6 +375,10 @@ static void apply_run(void *argument)
             log_copy_destroy(&apply->copy);
             apply->copy_first = 0;
             fiber_event_wait(&apply->work);
+            continue;
+        }
+        if (lsm_pressure(apply->node->lsm) >= LSM_PRESSURE_STOP) {
+            wait_for_tables(apply);
             continue;
         }
         uint64_t last = u64_min(apply->target_index, apply->applied_index + APPLY_BATCH_MAX);

@@ -3,7 +3,10 @@
  *
  * Story     Entries come from consensus' window, or, after a restart, from the log on disk. A batch
  *           is executed against storage/mvcc, committed to the memtable as one unit with its
- *           applied index, and only then reported: replies leave and waiting reads go on.
+ *           applied index, and only then reported: replies leave and waiting reads go on. Between
+ *           two batches the loop waits while the tables are LSM_PRESSURE_STOP behind, as they are
+ *           on a member whose disk is slower than the leader's, or full: what waits is in the log,
+ *           and takes no memory. Only a flush or a merge ends that, and neither needs the loop.
  * Owner     The raft core. Only writer of the state machine.
  * Errors    An error of the request itself is its result. An error of the storage (a block that
  *           cannot be read) stops the loop and the process: the state machine must not skip an
@@ -32,5 +35,6 @@ void apply_destroy(struct apply *apply);
 void apply_extend(struct apply *apply, uint64_t index);
 
 uint64_t apply_index(const struct apply *apply); /* executed and visible to readers */
+bool apply_waits(const struct apply *apply);     /* for the tables */
 
 #endif

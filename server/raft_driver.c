@@ -311,7 +311,8 @@ static void on_turn_end(void *context)
     reads_release(driver);
     peer_role_flush(driver->node->peers);
     publish(driver);
-    core_expect_soon(driver->core, driver->raft.log.last_index != driver->raft.log.applied_index);
+    core_expect_soon(driver->core, driver->raft.log.last_index != driver->raft.log.applied_index &&
+                                       !apply_waits(driver->apply));
     uint64_t next_ns = raft_deadline_ns(&driver->raft);
     if (next_ns < driver->timer.deadline_ns) /* what happened in this turn made it sooner */
         timer_start(core_timers(driver->core), &driver->timer, next_ns);
@@ -459,6 +460,8 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     error = apply_start(node, driver, core, start->applied_index, &driver->apply);
     if (error < 0)
         goto fail;
+    /* What was found in the log is durable: nothing that is applied waits for a later append. */
+    lsm_set_durable_index(node->lsm, driver->raft.log.durable_index);
     core_handle(core, MESSAGE_PROPOSE, on_propose, driver);
     core_handle(core, MESSAGE_READ_INDEX, on_read_index, driver);
     core_handle(core, MESSAGE_LOG_DURABLE, on_log_durable, driver);

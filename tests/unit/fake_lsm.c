@@ -25,6 +25,9 @@ struct lsm {
     struct arena memory;
     struct prng prng;
     uint64_t pins;
+    uint32_t pressure;
+    int failure;
+    uint64_t durable_index;
     void (*meanwhile)(void *context); /* NULL: nothing to do */
     void *meanwhile_context;
 };
@@ -68,6 +71,41 @@ void fake_lsm_meanwhile(struct lsm *lsm, void (*meanwhile)(void *context), void 
 {
     lsm->meanwhile = meanwhile;
     lsm->meanwhile_context = context;
+}
+
+void fake_lsm_set_pressure(struct lsm *lsm, uint32_t pressure)
+{
+    lsm->pressure = pressure;
+}
+
+uint32_t lsm_pressure(const struct lsm *lsm)
+{
+    return lsm->pressure;
+}
+
+void fake_lsm_set_failure(struct lsm *lsm, int failure)
+{
+    lsm->failure = failure;
+}
+
+int lsm_failure(const struct lsm *lsm)
+{
+    return lsm->failure;
+}
+
+uint64_t lsm_installs(const struct lsm *lsm)
+{
+    return lsm->flushed_index;
+}
+
+void lsm_set_durable_index(struct lsm *lsm, uint64_t index)
+{
+    lsm->durable_index = u64_max(lsm->durable_index, index);
+}
+
+uint64_t fake_lsm_durable_index(const struct lsm *lsm)
+{
+    return lsm->durable_index;
 }
 
 uint64_t fake_lsm_rows(const struct lsm *lsm)

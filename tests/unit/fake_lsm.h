@@ -26,6 +26,9 @@ void fake_lsm_merge(struct lsm *lsm, uint64_t from_index, uint64_t to_index);
 void fake_lsm_crash(struct lsm *lsm);
 /* `meanwhile` runs once, within the next step of any cursor: what others do while it waits. */
 void fake_lsm_meanwhile(struct lsm *lsm, void (*meanwhile)(void *context), void *context);
+void fake_lsm_set_pressure(struct lsm *lsm, uint32_t pressure);
+void fake_lsm_set_failure(struct lsm *lsm, int failure);
+uint64_t fake_lsm_durable_index(const struct lsm *lsm); /* that it was told */
 uint64_t fake_lsm_rows(const struct lsm *lsm);
 uint64_t fake_lsm_table_rows(const struct lsm *lsm, char table);
 uint64_t fake_lsm_pins(const struct lsm *lsm); /* rows and cursors held */

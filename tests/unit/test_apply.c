@@ -88,10 +88,9 @@ static void stop(void *argument)
     *stopped = true;
 }
 
-/* Applies the log as member `self`. Returns how many writes it made. */
-static int64_t run(uint64_t self)
+/* Hands the log to the loop of member `self`. */
+static void start(uint64_t self)
 {
-    bool stopped = false;
     node->identity.member_id = self;
     node->raft = driver;
     node->mvcc = world->mvcc;
@@ -101,17 +100,29 @@ static int64_t run(uint64_t self)
     node->once = world->once;
     world_start(world, self);
     driver->raft = world->raft;
-    int64_t before = mvcc_revision(node->mvcc);
     cr_assert_eq(apply_start(node, driver, core, 0, &apply), 0);
     apply_extend(apply, world->last_index);
-    while (apply_index(apply) < world->last_index)
-        (void)core_turn(core, false);
+}
+
+static void finish(void)
+{
+    bool stopped = false;
     cr_assert_eq(fiber_spawn(core, FIBER_LATENCY, stop, &stopped), 0);
     while (!stopped)
         (void)core_turn(core, false);
     free(apply);
     world->membership = node->membership;
     world->once = node->once;
+}
+
+/* Applies the log as member `self`. Returns how many writes it made. */
+static int64_t run(uint64_t self)
+{
+    int64_t before = mvcc_revision(world->mvcc);
+    start(self);
+    while (apply_index(apply) < world->last_index)
+        (void)core_turn(core, false);
+    finish();
     return mvcc_revision(node->mvcc) - before;
 }
 
@@ -249,5 +260,44 @@ Test(apply, a_result_that_nobody_waits_for_is_bounded)
     size_t before = resident_peak_bytes();
     cr_expect_eq(run(1), 2);
     cr_expect_leq(resident_peak_bytes() - before, PROPOSAL_RESULT_BYTES_MAX + 16 * BIG_VALUE_BYTES);
+    end();
+}
+
+/* ---- tables that are behind ----------------------------------------------------------------- */
+
+static void wait_some(void)
+{
+    uint64_t until_ns = core_now_ns(core) + 20 * NS_PER_MS;
+    while (core_now_ns(core) < until_ns)
+        (void)core_turn(core, false);
+}
+
+/* The rest stays in the log, where it takes no memory. */
+Test(apply, nothing_is_executed_while_the_tables_are_too_far_behind)
+{
+    begin(1);
+    fake_lsm_set_pressure(world->lsm, LSM_PRESSURE_STOP);
+    log_put(1, 1);
+    start(1);
+    wait_some();
+    cr_expect_eq(apply_index(apply), 0);
+    cr_expect(apply_waits(apply));
+    fake_lsm_set_pressure(world->lsm, LSM_PRESSURE_STOP - 1); /* more than a leader proposes at */
+    while (apply_index(apply) < world->last_index)
+        (void)core_turn(core, false);
+    cr_expect_not(apply_waits(apply));
+    finish();
+    end();
+}
+
+Test(apply, a_stop_does_not_wait_for_the_tables)
+{
+    begin(1);
+    fake_lsm_set_pressure(world->lsm, LSM_PRESSURE_STOP);
+    log_put(1, 1);
+    start(1);
+    wait_some();
+    cr_assert(apply_waits(apply));
+    finish();
     end();
 }

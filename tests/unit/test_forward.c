@@ -21,14 +21,6 @@ static struct forward *forward;
 
 /* ---- what the module under test sees of the rest -------------------------------------------- */
 
-static uint32_t pressure;
-
-uint32_t lsm_pressure(const struct lsm *lsm)
-{
-    (void)lsm;
-    return pressure;
-}
-
 struct sent_frame {
     struct peer_frame_out out;
     uint8_t *bytes;
@@ -110,6 +102,7 @@ static void begin(uint32_t voters)
     memset(node, 0, sizeof(*node));
     driver = calloc(1, sizeof(*driver));
     node->raft = driver;
+    node->lsm = fake_lsm_create(1);
     node->identity.member_id = SELF;
     node->peers = calloc(1, sizeof(*node->peers));
     node->peers->entries = malloc(PEER_ENTRIES_MAX * sizeof(*node->peers->entries));
@@ -132,7 +125,6 @@ static void begin(uint32_t voters)
                  0);
     forward = forward_create(driver);
     node->peers->forward = forward;
-    pressure = 0;
     sent_count = home_count = 0;
     connected = true;
 }
@@ -148,6 +140,7 @@ static void end(void)
         cr_expect_null(node->peers->received.slots[i].body, "a received frame is kept");
     received_deinit(&node->peers->received);
     frames_forget();
+    fake_lsm_destroy(node->lsm);
     free(node->peers->entries);
     free(node->peers);
     free(driver->raft_memory);
@@ -442,7 +435,7 @@ Test(forward, who_does_not_lead_keeps_nothing_of_others)
     end(); /* no frame is kept */
     begin(1);
     lead();
-    pressure = 100; /* nothing is proposed */
+    fake_lsm_set_pressure(node->lsm, LSM_PRESSURE_FULL); /* nothing is proposed */
     for (uint64_t sequence = 1; sequence <= 50; sequence++)
         cr_assert_eq(arrive_put(OTHER, OTHER, 0, sequence), 0);
     arrive_change(OTHER, 1, REQUEST_MEMBER_REMOVE, OTHER);
@@ -459,12 +452,12 @@ Test(forward, writes_wait_before_the_log_while_tables_are_behind)
     begin(1);
     lead();
     uint64_t last = driver->raft.log.last_index;
-    pressure = 100;
+    fake_lsm_set_pressure(node->lsm, LSM_PRESSURE_FULL);
     own(1, 8);
     cr_assert_eq(arrive_put(OTHER, OTHER, 0, 1), 0);
     turn();
     cr_expect_eq(driver->raft.log.last_index, last);
-    pressure = 0;
+    fake_lsm_set_pressure(node->lsm, LSM_PRESSURE_FULL - 1);
     turn();
     cr_expect_eq(driver->raft.log.last_index, last + 2);
     apply_all();

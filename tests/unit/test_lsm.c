@@ -399,7 +399,7 @@ Test(lsm, a_memtable_is_not_flushed_beyond_the_durable_log)
     in_fiber(not_ahead_of_the_log);
 }
 
-/* ---- what cannot be written -------------------------------------------------------------------- */
+/* ---- what cannot be written ------------------------------------------------------------------ */
 
 static uint32_t rotate(uint64_t version)
 {
