@@ -87,6 +87,15 @@ void log_notes_learn(struct log_notes *notes, uint64_t index, uint32_t type, uin
     *size = type == ENTRY_CONFIG_CHANGE ? payload_bytes | CONFIG_BIT : payload_bytes;
 }
 
+uint64_t log_notes_bytes(const struct log_notes *notes, uint64_t first, uint64_t last)
+{
+    uint64_t bytes = 0;
+    for (uint64_t index = u64_max(first, notes->first);
+         index <= last && index < notes->first + notes->count; index++)
+        bytes += notes->sizes[index & notes->mask] & ~CONFIG_BIT;
+    return bytes;
+}
+
 bool log_notes_has_config(const struct log_notes *notes, uint64_t first, uint64_t last)
 {
     uint64_t from = u64_max(first, notes->first);

@@ -40,6 +40,9 @@ void log_notes_set(struct log_notes *notes, uint64_t index, uint64_t term, uint3
 void log_notes_learn(struct log_notes *notes, uint64_t index, uint32_t type,
                      uint32_t payload_bytes);
 
+/* Payload bytes of first..last, of those that are known. */
+uint64_t log_notes_bytes(const struct log_notes *notes, uint64_t first, uint64_t last);
+
 /* Is a configuration change among first..last? */
 bool log_notes_has_config(const struct log_notes *notes, uint64_t first, uint64_t last);
 

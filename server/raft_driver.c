@@ -8,7 +8,6 @@
 #include "core/probe.h"
 #include "server/apply.h"
 #include "server/forward.h"
-#include "server/log_retain.h"
 #include "server/message.h"
 #include "server/node_private.h"
 #include "server/peer_role.h"
@@ -329,6 +328,10 @@ void raft_driver_see_time(struct raft_driver *driver)
 
 void raft_driver_applied(struct raft_driver *driver, uint64_t index)
 {
+    uint64_t before = driver->raft.log.applied_index;
+    if (index > before)
+        log_unflushed_add(&driver->unflushed, log_notes_bytes(&driver->notes, before + 1, index),
+                          index - before);
     raft_applied(&driver->raft, index);
     reads_release(driver);
 }
@@ -353,13 +356,18 @@ static void release_log(struct raft_driver *driver)
 {
     uint64_t flushed = lsm_flushed_index(driver->node->lsm);
     uint64_t index = u64_min(flushed, driver->raft.log.applied_index);
+    bool space_low =
+        atomic_load_explicit(&driver->node->shared.log_space_low, memory_order_relaxed);
+    /* Tables that are behind have enough to do. */
+    if (lsm_pressure(driver->node->lsm) < LSM_PRESSURE_FULL &&
+        log_unflushed_is_long(&driver->unflushed, flushed, space_low))
+        lsm_flush_begin(driver->node->lsm);
     if (driver->raft.peer_count > 1) {
         struct log_retain retain = {
             .contained = index,
             .tail_bytes = buggify("driver: no tail of the log") ? 0 : LOG_TAIL_BYTES,
             .wanted = log_wanted(driver),
-            .space_low =
-                atomic_load_explicit(&driver->node->shared.log_space_low, memory_order_relaxed),
+            .space_low = space_low,
         };
         index = log_retain_limit(&driver->notes, &retain);
     }

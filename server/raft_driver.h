@@ -23,6 +23,7 @@
 #include "core/timer.h"
 #include "server/deferred.h"
 #include "server/log_notes.h"
+#include "server/log_retain.h"
 #include "server/log_role.h"
 #include "server/pending.h"
 
@@ -65,6 +66,7 @@ struct raft_driver {
     struct deferred deferred;
     struct log_notes notes;  /* of every entry in the log on disk */
     uint64_t released_index; /* the log core was told that it may drop entries up to here */
+    struct log_unflushed unflushed;
 
     struct histogram commit_ns; /* batch issued to durable, seen from here */
 };

@@ -83,6 +83,19 @@ Test(log_notes, excess_over_a_byte_budget)
     log_notes_deinit(&notes);
 }
 
+Test(log_notes, bytes_of_a_range_are_those_of_entries_that_are_known)
+{
+    struct log_notes notes;
+    log_notes_init(&notes, 4);
+    for (uint64_t i = 4; i <= 6; i++)
+        log_notes_set(&notes, i, 1, i == 5 ? ENTRY_CONFIG_CHANGE : ENTRY_NORMAL, 100);
+    cr_expect_eq(log_notes_bytes(&notes, 5, 6), 200);
+    cr_expect_eq(log_notes_bytes(&notes, 1, 9), 300);
+    cr_expect_eq(log_notes_bytes(&notes, 7, 9), 0);
+    cr_expect_eq(log_notes_bytes(&notes, 6, 5), 0);
+    log_notes_deinit(&notes);
+}
+
 Test(log_notes, what_could_not_be_read_is_learnt_later)
 {
     struct log_notes notes;

@@ -34,3 +34,31 @@ Test(log_retain, a_tail_stays_and_what_is_wanted_within_bounds)
         log_notes_deinit(&notes);
     }
 }
+
+/* ---- a log that is long because nothing fills a memtable ------------------------------------ */
+
+Test(log_retain, a_flush_is_wanted_when_the_log_grows_without_one)
+{
+    static const struct {
+        const char *why;
+        uint64_t bytes, entries, flushed;
+        bool space_low, want;
+    } cases[] = {
+        {"a little", MIB, 10, 7, false, false},
+        {"many bytes", LOG_FLUSH_BYTES, 10, 7, false, true},
+        {"many entries", MIB, LOG_FLUSH_ENTRIES, 7, false, true},
+        {"by itself it was flushed meanwhile", LOG_FLUSH_BYTES, 10, 8, false, false},
+        {"a full disk cannot wait for as much", LOG_FLUSH_LOW_BYTES, 10, 7, true, true},
+        {"but for something", LOG_FLUSH_LOW_BYTES - 1, 10, 7, true, false},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct log_unflushed unflushed = {.flushed_index = 7};
+        log_unflushed_add(&unflushed, cases[i].bytes / 2, cases[i].entries / 2);
+        log_unflushed_add(&unflushed, cases[i].bytes - cases[i].bytes / 2,
+                          cases[i].entries - cases[i].entries / 2);
+        bool is_long = log_unflushed_is_long(&unflushed, cases[i].flushed, cases[i].space_low);
+        cr_expect_eq(is_long, cases[i].want, "%s", cases[i].why);
+        bool again = log_unflushed_is_long(&unflushed, cases[i].flushed, cases[i].space_low);
+        cr_expect_not(again, "%s: asked for once", cases[i].why);
+    }
+}

@@ -142,6 +142,13 @@ static void begin(void)
     log_holds = false;
 }
 
+static void run_turns(uint64_t for_ns)
+{
+    uint64_t until_ns = core_now_ns(core) + for_ns;
+    while (core_now_ns(core) < until_ns)
+        (void)core_turn(core, false);
+}
+
 struct step {
     int error;
     bool done;
@@ -186,6 +193,12 @@ static void start(void)
     in_fiber(start_run);
 }
 
+static void until_applied(void)
+{
+    while (apply_index(node->raft->apply) < world->last_index)
+        (void)core_turn(core, false);
+}
+
 static void end(void)
 {
     log_holds = false;
@@ -211,5 +224,27 @@ Test(raft_driver, tables_know_from_the_start_how_much_of_the_log_is_durable)
     log_holds = true;
     start();
     cr_expect_eq(fake_lsm_durable_index(world->lsm), 3);
+    end();
+}
+
+Test(raft_driver, a_long_log_makes_the_memtable_flush)
+{
+    begin();
+    for (uint64_t i = 1; i <= 3; i++)
+        log_put(i, 100);
+    start();
+    until_applied();
+    struct log_unflushed *unflushed = &node->raft->unflushed;
+    run_turns(250 * NS_PER_MS);
+    cr_expect_geq(unflushed->entries, 3);
+    cr_expect_geq(unflushed->bytes, 300);
+    cr_expect_eq(lsm_flushed_index(world->lsm), 0);
+    log_unflushed_add(unflushed, LOG_FLUSH_BYTES, 1); /* as if by large entries without effect */
+    fake_lsm_set_pressure(world->lsm, LSM_PRESSURE_FULL);
+    run_turns(250 * NS_PER_MS);
+    cr_expect_eq(lsm_flushed_index(world->lsm), 0, "others are waiting for their flush already");
+    fake_lsm_set_pressure(world->lsm, 0);
+    while (lsm_flushed_index(world->lsm) == 0)
+        (void)core_turn(core, false);
     end();
 }
