@@ -16,6 +16,9 @@
 #define CHANGE_WAIT_NS (10 * NS_PER_S)
 #define CHANGES_MAX    32
 
+/* Below LSM_PRESSURE_STOP: what is under way then must not make the apply loop wait. */
+#define FREEING_PRESSURE_MAX ((LSM_PRESSURE_FULL + LSM_PRESSURE_STOP) / 2)
+
 /* Requests of one frame of another member, in order. */
 struct foreign {
     struct foreign *next;
@@ -261,12 +264,20 @@ static bool propose_foreign(struct raft_driver *driver, struct forward *forward)
     return true;
 }
 
-/* Writes that tables and memtables cannot take yet wait here, before the log: never inside the
- * apply loop. Our own and others' take turns. */
+/* Writes that tables and memtables cannot take yet wait here, before the log, so that the apply
+ * loop has no need to. While an alarm makes every member refuse puts when they are executed, what
+ * has an effect frees space, or is the operator's: that goes on into the memory beyond full. */
+static bool tables_admit(const struct node *node)
+{
+    bool puts_refused = alarm_admit_write(&node->shared, true) < 0;
+    return lsm_pressure(node->lsm) < (puts_refused ? FREEING_PRESSURE_MAX : LSM_PRESSURE_FULL);
+}
+
+/* Our own and others' take turns. */
 static void propose_all(struct raft_driver *driver, struct forward *forward)
 {
     bool more = true;
-    while (more && lsm_pressure(driver->node->lsm) < 100) {
+    while (more && tables_admit(driver->node)) {
         more = propose_own(driver, forward);
         more |= propose_foreign(driver, forward);
     }

@@ -6,8 +6,8 @@
  *           and learns of their fate when it applies their entries. When the leader, its term or
  *           the connection to it changes, everything unfinished is sent again (server/pending.h);
  *           server/once.h keeps that harmless. A leader that is just not able to take a request
- *           (window full, leadership being handed over, another change of members under way) keeps
- *           it; when it stops leading it drops what others sent, who will send it again.
+ *           (window or tables full, leadership being handed over, another change of members under
+ *           way) keeps it; when it stops leading it drops what others sent, who will send it again.
  * Owner     The raft core.
  * Limits    FORWARD_WINDOW_BYTES unfinished from each member.
  */

@@ -18,7 +18,8 @@ struct raft_id_set;
 struct raft_peer;
 
 /* At a leader: the other voter that answered within an election timeout and has the most of the
- * log; none `but` these (may be NULL). NULL: there is none. */
+ * log; none `but` these (may be NULL). NULL: there is none. What its tables are like is not known
+ * here: one whose tables are behind does not campaign when it is told to (server/table_watch.h). */
 const struct raft_peer *leadership_heir(const struct raft *raft, const struct raft_id_set *but);
 
 /* Fiber. Returns when the target leads, as far as this member knows. */

@@ -28,6 +28,8 @@ SHARED_VALUE(commit_index)
 SHARED_VALUE(last_index)
 SHARED_VALUE(term)
 SHARED_VALUE(is_learner)
+SHARED_VALUE(tables_pressure)
+SHARED_VALUE(tables_failing)
 #undef SHARED_VALUE
 
 static double value_has_leader(void *context)
@@ -123,6 +125,10 @@ static const struct {
      "cluster_version=\"3.6\""},
     {GAUGE("raft_term", "Current term."), value_term, ""},
     {GAUGE("raft_last_index", "Last index of the log."), value_last_index, ""},
+    {GAUGE("raft_tables_pressure",
+           "Memtables and level 0 tables that wait; 100: writes wait, 200: applying does."),
+     value_tables_pressure, ""},
+    {GAUGE("raft_tables_failing", "Whether flushes or merges fail."), value_tables_failing, ""},
     {GAUGE("etcd_mvcc_db_total_size_in_bytes", "Logical size of all retained versions."),
      value_size, ""},
     {GAUGE("etcd_mvcc_db_total_size_in_use_in_bytes", "Logical size of the live versions."),

@@ -58,6 +58,9 @@ static void register_raft(struct node *node)
     counter(node, "raft_disk_watchdog_moves_total",
             "Times a hanging log write made this leader hand over.", "",
             &node->peers->failover.watchdog_moves);
+    counter(node, "raft_tables_watchdog_moves_total",
+            "Times stuck tables made this leader offer its leadership.", "",
+            &node->raft->tables.moves);
 }
 
 static void register_repair(struct node *node)

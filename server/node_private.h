@@ -52,9 +52,10 @@ struct node_shared {
     _Atomic uint64_t leader;     /* member id, 0 = none */
     _Atomic uint64_t last_index; /* of the log */
     _Atomic uint64_t commit_index;
-    _Atomic bool reads_local;   /* L1, L2 */
-    _Atomic uint64_t alarms;    /* bit per enum alarm_kind: raised by any member */
-    _Atomic uint32_t admission; /* 0 = admit writes, else lsm_pressure() at 100 */
+    _Atomic bool reads_local;         /* L1, L2 */
+    _Atomic uint64_t alarms;          /* bit per enum alarm_kind: raised by any member */
+    _Atomic uint32_t tables_pressure; /* lsm_pressure() */
+    _Atomic bool tables_failing;      /* lsm_failure() */
     _Atomic uint64_t leader_changes;
     _Atomic bool is_learner;
     _Atomic bool log_space_low; /* the log core's: no further segment can be prepared */

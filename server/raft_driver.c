@@ -251,7 +251,9 @@ static void publish(struct raft_driver *driver)
     atomic_store_explicit(&shared->proposals_failed, driver->pending.failed, memory_order_relaxed);
     atomic_store_explicit(&shared->proposals_pending,
                           (int64_t)(log->last_index - log->committed_index), memory_order_relaxed);
-    atomic_store_explicit(&shared->admission, lsm_pressure(driver->node->lsm),
+    atomic_store_explicit(&shared->tables_pressure, lsm_pressure(driver->node->lsm),
+                          memory_order_relaxed);
+    atomic_store_explicit(&shared->tables_failing, lsm_failure(driver->node->lsm) != 0,
                           memory_order_relaxed);
 }
 
@@ -395,6 +397,11 @@ static void on_timer(struct timer *timer)
     reads_expire(driver, now_ns);
     failover_watch_disk(&driver->node->peers->failover, now_ns,
                         driver->issued_oldest == NULL ? 0 : driver->issued_oldest->issued_ns);
+    struct table_signs signs = {.pressure = lsm_pressure(driver->node->lsm),
+                                .installs = lsm_installs(driver->node->lsm),
+                                .failure = lsm_failure(driver->node->lsm),
+                                .apply_waits = apply_waits(driver->apply)};
+    table_watch_look(&driver->tables, &signs, now_ns);
     if (now_ns - driver->read_asked_ns > READ_RETRY_NS)
         reads_ask_again(driver);
     uint64_t next_ns = raft_deadline_ns(&driver->raft);
@@ -447,6 +454,7 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     /* An answer to an earlier life of this member is none to a question of this one. */
     driver->read_id = node->identity.incarnation << REQUEST_SEQUENCE_START_BITS;
     pending_init(&driver->pending, core);
+    table_watch_init(&driver->tables, node);
     histogram_init(&driver->commit_ns);
     driver->reads = calloc(RAFT_DRIVER_READS_MAX, sizeof(*driver->reads));
     driver->raft_memory = aligned_alloc(64, u64_round_up(raft_memory_bytes(&options), 64));

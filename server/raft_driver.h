@@ -26,6 +26,7 @@
 #include "server/log_retain.h"
 #include "server/log_role.h"
 #include "server/pending.h"
+#include "server/table_watch.h"
 
 #define RAFT_DRIVER_READS_MAX 4096 /* power of two: cores x batches waiting */
 
@@ -67,6 +68,7 @@ struct raft_driver {
     struct log_notes notes;  /* of every entry in the log on disk */
     uint64_t released_index; /* the log core was told that it may drop entries up to here */
     struct log_unflushed unflushed;
+    struct table_watch tables;
 
     struct histogram commit_ns; /* batch issued to durable, seen from here */
 };

@@ -464,6 +464,27 @@ Test(forward, writes_wait_before_the_log_while_tables_are_behind)
     end();
 }
 
+/* Puts are refused everywhere, so what comes is what frees space, and the operator's disarming. */
+Test(forward, an_alarm_lets_requests_on_into_the_reserve_of_full_tables)
+{
+    begin(1);
+    lead();
+    uint64_t last = driver->raft.log.last_index;
+    fake_lsm_set_pressure(node->lsm, (LSM_PRESSURE_FULL + LSM_PRESSURE_STOP) / 2 - 1);
+    own(1, 8);
+    turn();
+    cr_expect_eq(driver->raft.log.last_index, last, "no alarm");
+    atomic_store(&node->shared.alarms, (uint64_t)1 << ALARM_NO_SPACE);
+    turn();
+    cr_expect_eq(driver->raft.log.last_index, last + 1);
+    fake_lsm_set_pressure(node->lsm, (LSM_PRESSURE_FULL + LSM_PRESSURE_STOP) / 2);
+    own(2, 8);
+    turn();
+    cr_expect_eq(driver->raft.log.last_index, last + 1, "before the apply loop waits");
+    apply_all();
+    end();
+}
+
 Test(forward, changes_wait_for_each_other)
 {
     begin(1);

@@ -248,3 +248,22 @@ Test(raft_driver, a_long_log_makes_the_memtable_flush)
         (void)core_turn(core, false);
     end();
 }
+
+Test(raft_driver, how_the_tables_are_is_watched_and_told)
+{
+    begin();
+    log_put(1, 10);
+    fake_lsm_set_pressure(world->lsm, LSM_PRESSURE_STOP);
+    fake_lsm_set_failure(world->lsm, -ENOSPC);
+    start();
+    while (node->raft->tables.idle_ns == 0 || node->raft->tables.waited_ns == 0)
+        (void)core_turn(core, false);
+    cr_expect_eq(atomic_load(&node->shared.tables_pressure), LSM_PRESSURE_STOP);
+    cr_expect(atomic_load(&node->shared.tables_failing));
+    fake_lsm_set_pressure(world->lsm, 0);
+    fake_lsm_set_failure(world->lsm, 0);
+    until_applied();
+    while (atomic_load(&node->shared.tables_failing))
+        (void)core_turn(core, false);
+    end();
+}
