@@ -19,11 +19,6 @@
 /* Connections that the raft core has more than others: a few busy ones do not fill it. */
 #define CONNECTIONS_HEAD_START 8
 
-static uint64_t request_timeout_ns(const struct node *node)
-{
-    return 5 * NS_PER_S + 2 * node->config->election_timeout_ms * NS_PER_MS;
-}
-
 struct kv_header frontend_header(const struct frontend *frontend)
 {
     const struct node *node = frontend->node;
@@ -80,7 +75,7 @@ void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int 
     queue_link_init(&state->link);
     state->go = go;
     state->batch = 0;
-    state->deadline_ns = core_now_ns(frontend->core) + request_timeout_ns(frontend->node);
+    state->deadline_ns = core_now_ns(frontend->core) + node_request_timeout_ns(frontend->node);
     queue_append(&frontend->gathered, &state->link);
 }
 
@@ -98,30 +93,19 @@ static void reads_ask(struct frontend *frontend)
     core_post(frontend->core, frontend->node->map.raft, &message);
 }
 
-/* Answers come in the order of asking, but for refusals: those pick their batch out of the middle.
- */
+/* Answers and refusals come in the order of asking, each for all batches up to its own. */
 static void on_read_index_done(void *context, struct core *core, const struct mesh_message *message)
 {
     struct node *node = context;
     struct frontend *frontend = node->frontends[core_id(core)];
     uint64_t batch = message->word[0];
     int error = (int)(int64_t)message->word[1];
-    struct queue ready, rest;
-    queue_init(&ready, QUEUE_UNBOUNDED);
-    if (error == 0) {
-        while (!queue_is_empty(&frontend->outstanding) &&
-               container_of(frontend->outstanding.first, struct call_state, link)->batch <= batch)
-            queue_append(&ready, queue_pop(&frontend->outstanding));
-    } else {
-        queue_init(&rest, QUEUE_UNBOUNDED);
-        struct queue_link *link;
-        while ((link = queue_pop(&frontend->outstanding)) != NULL)
-            queue_append(
-                container_of(link, struct call_state, link)->batch == batch ? &ready : &rest, link);
-        while ((link = queue_pop(&rest)) != NULL)
-            queue_append(&frontend->outstanding, link);
-    }
+    struct queue ready;
     struct queue_link *link;
+    queue_init(&ready, QUEUE_UNBOUNDED);
+    while (!queue_is_empty(&frontend->outstanding) &&
+           container_of(frontend->outstanding.first, struct call_state, link)->batch <= batch)
+        queue_append(&ready, queue_pop(&frontend->outstanding));
     while ((link = queue_pop(&ready)) != NULL) {
         struct rpc_call *call = call_of(link);
         call_state(call)->go(call, error);
@@ -172,7 +156,7 @@ static int propose(struct frontend *frontend, struct rpc_call *call, enum reques
                               .body = body};
     proposal_fill(proposal, &request);
     proposal->call = call;
-    proposal->deadline_ns = core_now_ns(frontend->core) + request_timeout_ns(node);
+    proposal->deadline_ns = core_now_ns(frontend->core) + node_request_timeout_ns(node);
     in_flight_add(frontend, proposal);
     struct mesh_message message = {.kind = MESSAGE_PROPOSE, .word = {(uintptr_t)proposal}};
     core_post(frontend->core, node->map.raft, &message);

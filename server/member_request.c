@@ -86,8 +86,7 @@ static int propose_and_wait(struct node *node, enum request_kind kind, const str
     fiber_event_init(&done);
     proposal->done = request_done;
     proposal->done_context = &done;
-    proposal->deadline_ns = core_now_ns(driver->core) + 5 * NS_PER_S +
-                            2 * node->config->election_timeout_ms * NS_PER_MS;
+    proposal->deadline_ns = core_now_ns(driver->core) + node_request_timeout_ns(node);
     pending_add(&driver->pending, proposal);
     fiber_event_wait(&done);
     error = proposal->error;

@@ -13,7 +13,7 @@ enum message_kind {
     MESSAGE_PROPOSE,         /* word[0]: struct proposal, to the raft core                      */
     MESSAGE_PROPOSED,        /* the same proposal, home with its result                         */
     MESSAGE_READ_INDEX,      /* word[0]: batch number of the asking core                        */
-    MESSAGE_READ_INDEX_DONE, /* word[0]: batch number; word[1]: error as int64, 0 = go on       */
+    MESSAGE_READ_INDEX_DONE, /* word[0]: this batch, all before it; word[1]: error, 0 = go on   */
     MESSAGE_LOG_APPEND,      /* word[0]: struct log_batch, to the log core                      */
     MESSAGE_LOG_DURABLE,     /* the same batch, back; in log order                              */
     MESSAGE_LOG_RELEASE,     /* word[0]: index; everything at or below is in flushed tables     */

@@ -104,6 +104,12 @@ struct node {
     int64_t started_wall_ns;
 };
 
+/* How long a request may go without an answer: etcd's rule. */
+static inline uint64_t node_request_timeout_ns(const struct node *node)
+{
+    return 5 * NS_PER_S + 2 * node->config->election_timeout_ms * NS_PER_MS;
+}
+
 /* Listens on a configured address; what goes wrong is in node->failure too. */
 must_check int node_listen(struct node *node, struct core *core, const struct config_url *url,
                            struct io_listener *io);

@@ -17,8 +17,8 @@
 /* A question to consensus without an answer is followed by another after this. */
 #define READ_RETRY_NS (500 * NS_PER_MS)
 
-/* Longer than any connection core waits. */
-#define READ_WAIT_NS_MAX (120 * NS_PER_S)
+/* Nobody waits any more this long after the connection core gave up. */
+#define READ_WAIT_SPARE_NS (1 * NS_PER_S)
 
 /* ---- the log lane --------------------------------------------------------------------------- */
 
@@ -108,11 +108,6 @@ static void on_log_durable(void *context, struct core *core, const struct mesh_m
 
 /* ---- reads ---------------------------------------------------------------------------------- */
 
-static struct read_wait *read_at(struct raft_driver *driver, uint32_t offset)
-{
-    return &driver->reads[(driver->reads_first + offset) & (RAFT_DRIVER_READS_MAX - 1)];
-}
-
 static void read_finish(struct raft_driver *driver, const struct read_wait *wait, int error)
 {
     struct mesh_message message = {.kind = MESSAGE_READ_INDEX_DONE,
@@ -123,76 +118,43 @@ static void read_finish(struct raft_driver *driver, const struct read_wait *wait
 static void on_read_index(void *context, struct core *core, const struct mesh_message *message)
 {
     struct raft_driver *driver = context;
-    struct read_wait wait = {.batch = message->word[0],
-                             .core = message->from,
-                             .deadline_ns = core_now_ns(core) + READ_WAIT_NS_MAX};
-    if (driver->reads_count == RAFT_DRIVER_READS_MAX) {
-        read_finish(driver, &wait, ERR_TOO_MANY_REQUESTS);
-        return;
-    }
-    *read_at(driver, driver->reads_count++) = wait; /* id 0: not asked yet */
-    driver->read_wanted = true;
+    uint64_t wait_ns = node_request_timeout_ns(driver->node) + READ_WAIT_SPARE_NS;
+    read_waits_add(&driver->reads, message->from, message->word[0], core_now_ns(core) + wait_ns);
 }
 
 /* One question for every wait that has none. */
 static void reads_ask(struct raft_driver *driver)
 {
-    if (!driver->read_wanted)
+    if (!read_waits_want_question(&driver->reads))
         return;
     uint64_t id = driver->read_id + 1;
     if (raft_read_index(&driver->raft, id) < 0)
         return; /* no leader, or full: next turn asks again; the reader's own deadline bounds it */
     driver->read_id = id;
-    driver->read_wanted = false;
     driver->read_asked_ns = core_now_ns(driver->core);
-    for (uint32_t i = driver->reads_count; i > 0 && read_at(driver, i - 1)->id == 0; i--)
-        read_at(driver, i - 1)->id = id;
+    read_waits_asked(&driver->reads, id);
 }
 
-/* The newest question may be lost. Its waits keep their ids: they take its answer all the same. */
-static void reads_ask_again(struct raft_driver *driver)
-{
-    driver->read_wanted |=
-        driver->reads_count > 0 && read_at(driver, driver->reads_count - 1)->index == 0;
-}
-
-/* An index is good for whatever waited when it was asked for, so for the waits of earlier questions
- * too: those may be lost. Ids are a peer's word. */
+/* Ids are a peer's word. */
 static void reads_answered(struct raft_driver *driver, const struct raft_ready *ready)
 {
-    for (uint32_t r = 0; r < ready->read_count; r++) {
-        uint64_t id = ready->reads[r].id;
-        for (uint32_t i = 0; i < driver->reads_count && id <= driver->read_id; i++) {
-            struct read_wait *wait = read_at(driver, i);
-            if (wait->id == 0 || wait->id > id)
-                break;
-            if (wait->index == 0)
-                wait->index = u64_max(ready->reads[r].index, 1);
-        }
-    }
+    for (uint32_t r = 0; r < ready->read_count; r++)
+        if (ready->reads[r].id <= driver->read_id)
+            read_waits_answered(&driver->reads, ready->reads[r].id, ready->reads[r].index);
 }
 
-/* In order: an index asked for later is never lower. */
 static void reads_release(struct raft_driver *driver)
 {
-    uint64_t applied = apply_index(driver->apply);
-    while (driver->reads_count > 0) {
-        struct read_wait *wait = read_at(driver, 0);
-        if (wait->index == 0 || (wait->index > applied && !planted_bug(read_before_applied)))
-            break;
-        read_finish(driver, wait, 0);
-        driver->reads_first = (driver->reads_first + 1) & (RAFT_DRIVER_READS_MAX - 1);
-        driver->reads_count--;
-    }
+    struct read_wait wait;
+    while (read_waits_pop(&driver->reads, apply_index(driver->apply), &wait))
+        read_finish(driver, &wait, 0);
 }
 
 static void reads_expire(struct raft_driver *driver, uint64_t now_ns)
 {
-    while (driver->reads_count > 0 && read_at(driver, 0)->deadline_ns < now_ns) {
-        read_finish(driver, read_at(driver, 0), ERR_TIMEOUT);
-        driver->reads_first = (driver->reads_first + 1) & (RAFT_DRIVER_READS_MAX - 1);
-        driver->reads_count--;
-    }
+    struct read_wait wait;
+    while (read_waits_expire(&driver->reads, now_ns, &wait))
+        read_finish(driver, &wait, ERR_TIMEOUT);
 }
 
 /* ---- proposals ------------------------------------------------------------------------------ */
@@ -282,7 +244,7 @@ static void leadership_changed(struct raft_driver *driver, const struct raft_rea
     atomic_store_explicit(&shared->leader, ready->leader, memory_order_release);
     log_info("leadership changed", LOG_TEXT("role", raft_role_name(ready->role)),
              LOG_HEX("leader", ready->leader), LOG_U64("term", ready->term));
-    reads_ask_again(driver);
+    read_waits_ask_again(&driver->reads);
     forward_restart(driver->node->peers->forward);
 }
 
@@ -403,7 +365,7 @@ static void on_timer(struct timer *timer)
                                 .apply_waits = apply_waits(driver->apply)};
     table_watch_look(&driver->tables, &signs, now_ns);
     if (now_ns - driver->read_asked_ns > READ_RETRY_NS)
-        reads_ask_again(driver);
+        read_waits_ask_again(&driver->reads);
     uint64_t next_ns = raft_deadline_ns(&driver->raft);
     timer_start(core_timers(driver->core), timer,
                 u64_min(u64_max(next_ns, now_ns + NS_PER_MS), now_ns + 100 * NS_PER_MS));
@@ -456,9 +418,10 @@ int raft_driver_start(struct node *node, struct core *core, const struct raft_st
     pending_init(&driver->pending, core);
     table_watch_init(&driver->tables, node);
     histogram_init(&driver->commit_ns);
-    driver->reads = calloc(RAFT_DRIVER_READS_MAX, sizeof(*driver->reads));
+    if (read_waits_init(&driver->reads) < 0)
+        goto fail;
     driver->raft_memory = aligned_alloc(64, u64_round_up(raft_memory_bytes(&options), 64));
-    if (driver->reads == NULL || driver->raft_memory == NULL)
+    if (driver->raft_memory == NULL)
         goto fail;
     error = notes_load(driver, start);
     if (error < 0)
@@ -489,7 +452,7 @@ fail:
     node->raft = NULL;
     log_notes_deinit(&driver->notes);
     free(driver->raft_memory);
-    free(driver->reads);
+    read_waits_deinit(&driver->reads);
     free(driver);
     return error;
 }
@@ -545,6 +508,6 @@ void raft_driver_destroy(struct raft_driver *driver)
     apply_destroy(driver->apply);
     log_notes_deinit(&driver->notes);
     free(driver->raft_memory);
-    free(driver->reads);
+    read_waits_deinit(&driver->reads);
     free(driver);
 }

@@ -26,21 +26,11 @@
 #include "server/log_retain.h"
 #include "server/log_role.h"
 #include "server/pending.h"
+#include "server/read_waits.h"
 #include "server/table_watch.h"
-
-#define RAFT_DRIVER_READS_MAX 4096 /* power of two: cores x batches waiting */
 
 struct apply;
 struct node;
-
-/* One connection core's batch of reads, waiting for its index to be known and applied. */
-struct read_wait {
-    uint64_t id;    /* of the first question after it came; 0: not asked yet */
-    uint64_t index; /* from the answer to that question or a later one; 0: not known yet */
-    uint64_t batch; /* the asking core's number */
-    uint64_t deadline_ns;
-    uint32_t core;
-};
 
 struct raft_driver {
     struct node *node;
@@ -51,13 +41,9 @@ struct raft_driver {
     struct pending pending; /* requests of our own clients */
     struct apply *apply;
 
-    /* Reads: ring [reads_first, reads_first + reads_count). First those with an index, then those
-     * that were asked for, then those that were not; ids never descend among the asked. */
-    struct read_wait *reads;
-    uint32_t reads_first, reads_count;
+    struct read_waits reads;
     uint64_t read_id;           /* of the newest question; above those of earlier starts */
     uint64_t reads_local_after; /* applied up to here, reads may be local; UINT64_MAX: never */
-    bool read_wanted;           /* some wait needs a new question */
     uint64_t read_asked_ns;     /* when the newest question was put */
 
     struct log_batch *batches_free;
