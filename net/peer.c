@@ -15,6 +15,7 @@
 #define PAUSE_NS        (200 * NS_PER_MS) /* a tick that comes so late tells that we stood still */
 #define GREETING_NS_MAX (5 * NS_PER_S)    /* for a whole greeting, from the first byte on */
 #define BULK_SILENCES   4 /* a bulk lane may be silent for this many times silence_ns */
+#define TARGET_NONE     UINT32_MAX
 
 /* Kinds of the transport between PEER_KIND_ANSWER and PEER_KIND_USER. */
 enum { KIND_PING = 6, KIND_PONG = 7 };
@@ -35,7 +36,7 @@ struct peer_target {
 
 struct peer_dial {
     struct peer_link *link; /* NULL between attempts */
-    uint32_t target;        /* that `link` was dialled at */
+    uint32_t target;        /* that `link` was dialled at; TARGET_NONE: one it has no more */
     uint64_t due_ns;        /* of the next attempt */
     uint64_t backoff_ns;
 };
@@ -227,8 +228,9 @@ static int on_welcome(struct peers *peers, struct peer_link *link, const struct 
     link->greeted = true;
     link->incarnation = header->incarnation;
     peer->lanes[link->lane].backoff_ns = REDIAL_NS_MIN;
-    if (peer->lanes[link->lane].link == link)
-        target_is_good(&peer->targets[peer->lanes[link->lane].target]);
+    const struct peer_dial *dialled = &peer->lanes[link->lane];
+    if (dialled->link == link && dialled->target != TARGET_NONE)
+        target_is_good(&peer->targets[dialled->target]);
     peers->options.events.connected(peers->options.events.context, link->id,
                                     (enum peer_lane)link->lane);
     return 0;
@@ -387,7 +389,7 @@ static void on_closed(struct peer_link *link, int error)
         peer->lanes[link->lane].link = NULL;
         redial_later(peers, &peer->lanes[link->lane]);
         uint32_t target = peer->lanes[link->lane].target;
-        if (!peers->stopping && target < peer->target_count) /* it may have fewer now */
+        if (!peers->stopping && target != TARGET_NONE)
             target_is_doubtful(peers, &peer->targets[target]);
         if (!link->greeted)
             peers->stats.dials_failed++;
@@ -561,10 +563,12 @@ int peers_add(struct peers *peers, uint64_t id, const struct peer_address *addre
         peer->targets[i].url = addresses[i];
     peer->target_count = address_count;
     for (uint32_t lane = 0; lane < PEER_LANE_COUNT; lane++) {
-        peer->lanes[lane].backoff_ns = REDIAL_NS_MIN;
-        peer->lanes[lane].due_ns = 0;
-        if (peer->lanes[lane].link != NULL) /* to where it was */
-            peer_link_close(peer->lanes[lane].link, ERR_CLOSED);
+        struct peer_dial *dial = &peer->lanes[lane];
+        dial->backoff_ns = REDIAL_NS_MIN;
+        dial->due_ns = 0;
+        dial->target = TARGET_NONE;
+        if (dial->link != NULL && !dial->link->greeted) /* to where it was, perhaps */
+            peer_link_close(dial->link, ERR_CLOSED);
     }
     return 0;
 }

@@ -91,7 +91,8 @@ must_check int peers_create(struct core *core, const struct peer_options *option
 void peers_stop(struct peers *peers);    /* fiber: closes everything, waits until it is closed */
 void peers_destroy(struct peers *peers); /* stopped */
 
-/* Starts dialling; a known id gets the new addresses. ERR_FULL. */
+/* Starts dialling; a known id gets the new addresses. They are for the next dial: members are told
+ * of a move before it happens, and the connections that stand are kept. ERR_FULL. */
 must_check int peers_add(struct peers *peers, uint64_t id, const struct peer_address *addresses,
                          uint32_t address_count);
 void peers_remove(struct peers *peers, uint64_t id);

@@ -35,6 +35,7 @@ struct member {
     struct peer_stats stats; /* as last looked at */
     struct member *other;
     const char *other_host; /* NULL: its number */
+    uint16_t port;
 
     int name_error; /* what a lookup of its name gives; 0: node `name_node` */
     uint8_t name_node;
@@ -197,9 +198,9 @@ static void boot(struct member *member)
     memset(&member->listener, 0, sizeof(member->listener));
     member->listener.accepted = on_accepted;
     member->listener.closed = on_listener_closed;
-    cr_assert_eq(reactor_resolve(reactor, host, PORT, &address), 0);
+    cr_assert_eq(reactor_resolve(reactor, host, member->port, &address), 0);
     cr_assert_eq(reactor_listen(reactor, &member->listener, &address), 0);
-    struct peer_address to = {.port = PORT};
+    struct peer_address to = {.port = member->other->port};
     if (member->other_host != NULL)
         snprintf(to.host, sizeof(to.host), "%s", member->other_host);
     else
@@ -231,6 +232,7 @@ static struct duo *duo_begin(uint64_t seed)
         sim_node_init(&member->node, &duo->world, member->disk);
         member->id = 0x10 + (uint64_t)i;
         member->cluster = CLUSTER;
+        member->port = PORT;
         member->other = &duo->members[1 - i];
     }
     return duo;
@@ -386,6 +388,42 @@ Test(sim_peer, a_member_that_moved_is_found, .timeout = 60)
     cr_expect_eq(first->connected, 0);
     first->name_node = (uint8_t)second->node.id;
     run_for(duo, 3 * NS_PER_S);
+    cr_expect_eq(first->connected, PEER_LANE_COUNT);
+    duo_end(duo);
+}
+
+/* As an applied `member update` tells it. */
+static void tell_port_of_other(struct member *member, uint16_t port)
+{
+    struct peer_address to = {.port = port};
+    snprintf(to.host, sizeof(to.host), "10.0.0.%u", member->other->node.id);
+    sim_enter(&member->node, 0);
+    cr_assert_eq(peers_add(member->peers, member->other->id, &to, 1), 0);
+    sim_leave(&member->node);
+}
+
+Test(sim_peer, an_address_told_ahead_of_the_move_keeps_what_is_connected, .timeout = 60)
+{
+    enum { PORT_WRONG = PORT + 1, PORT_NEW = PORT + 2 };
+    struct duo *duo = duo_booted(11);
+    struct member *first = &duo->members[0], *second = &duo->members[1];
+    run_for(duo, 1 * NS_PER_S);
+    cr_assert_eq(first->connected, PEER_LANE_COUNT);
+    uint64_t received = second->received;
+    tell_port_of_other(first, PORT_WRONG); /* nobody listens there, now or later */
+    run_for(duo, 3 * NS_PER_S);
+    cr_expect_eq(first->lost + second->lost, 0);
+    cr_expect_gt(second->received, received + 500, "frames flow on");
+    crash(second);
+    second->port = PORT_NEW;
+    first->connected = 0;
+    run_for(duo, 3 * NS_PER_S);
+    boot(second);
+    run_for(duo, 3 * NS_PER_S);
+    cr_expect_eq(first->connected, 0, "the next dial goes to the address it was told");
+    cr_expect_gt(first->stats.dials_failed, PEER_LANE_COUNT);
+    tell_port_of_other(first, PORT_NEW);
+    run_for(duo, 500 * NS_PER_MS);
     cr_expect_eq(first->connected, PEER_LANE_COUNT);
     duo_end(duo);
 }
