@@ -9,6 +9,7 @@
 #include "server/http_service.h"
 #include "server/message.h"
 #include "server/node_private.h"
+#include "server/remote.h"
 #include "server/service_table.h"
 #include "storage/lsm/lsm.h"
 #include "storage/mvcc/mvcc.h"
@@ -422,15 +423,24 @@ static void on_connections_closed(void *context)
     fiber_event_signal(context);
 }
 
-void frontend_stop(struct node *node, struct core *core)
+/* From here on nothing new is admitted; what is in flight has STOP_GRACE_NS. */
+static void stop_begin(void *argument)
 {
-    struct frontend *frontend = node->frontends[core_id(core)];
-    struct fiber_event closed, quiet;
-    fiber_event_init(&closed);
-    fiber_event_init(&quiet);
+    struct node *node = argument;
+    struct frontend *frontend = node->frontends[core_id(core_current())];
+    fiber_event_init(&frontend->closed);
     frontend->stopping = true;
-    rpc_server_shutdown(frontend->server, STOP_GRACE_NS, on_connections_closed, &closed);
-    fiber_event_wait(&closed);
+    rpc_server_shutdown(frontend->server, STOP_GRACE_NS, on_connections_closed, &frontend->closed);
+}
+
+static void stop_end(void *argument)
+{
+    struct node *node = argument;
+    struct core *core = core_current();
+    struct frontend *frontend = node->frontends[core_id(core)];
+    struct fiber_event quiet;
+    fiber_event_wait(&frontend->closed);
+    fiber_event_init(&quiet);
     frontend->quiet = &quiet;
     quiet_check(frontend);
     fiber_event_wait(&quiet);
@@ -443,4 +453,13 @@ void frontend_stop(struct node *node, struct core *core)
         lsm_reader_close(frontend->lsm_reader);
     rpc_server_destroy(frontend->server);
     frontend->server = NULL; /* the frontend itself stays for the core's hooks */
+}
+
+void frontends_stop(struct node *node)
+{
+    const struct role_map *map = &node->map;
+    for (uint32_t i = 0; i < map->connections_count; i++)
+        remote_call(map->connections_first + i, stop_begin, node);
+    for (uint32_t i = 0; i < map->connections_count; i++)
+        remote_call(map->connections_first + i, stop_end, node);
 }

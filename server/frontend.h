@@ -40,6 +40,7 @@ struct frontend {
     struct timer sweep;
     bool stopping;
     bool raising_alarm;
+    struct fiber_event closed; /* stopping: no connection is left */
     struct fiber_event *quiet; /* wakes when in_flight and outstanding are zero */
 };
 
@@ -67,7 +68,10 @@ void frontend_attach(struct node *node, struct core *core);
 
 /* Fiber of each connection core. */
 must_check int frontend_start(struct node *node, struct core *core);
-void frontend_stop(struct node *node, struct core *core);
+
+/* Raft core, fiber: ends the calls and connections of all cores at the same time, and returns when
+ * none is left. What waits for a quorum that is not there has its deadlines: they do not add up. */
+void frontends_stop(struct node *node);
 
 /* Raft core: opens the client ports; sockets go to the connection cores in turn. */
 must_check int frontend_listen(struct node *node, struct core *core);

@@ -552,12 +552,6 @@ static void node_boot(void *argument)
 
 /* ---- stop ----------------------------------------------------------------------------------- */
 
-static void stop_frontend(void *argument)
-{
-    struct start_call *call = argument;
-    frontend_stop(call->node, core_current());
-}
-
 static void stop_background(void *argument)
 {
     struct start_call *call = argument;
@@ -577,8 +571,7 @@ static void node_halt(void *argument)
     log_info("stopping", LOG_U64("revision", (uint64_t)mvcc_revision(node->mvcc)));
     frontend_close_listeners(node);
     leadership_drain(node);
-    for (uint32_t i = 0; i < node->map.connections_count; i++)
-        remote_call(node->map.connections_first + i, stop_frontend, &call);
+    frontends_stop(node);
     while (node->publishing)
         fiber_sleep_until(core_now_ns(core_current()) + NS_PER_MS);
     repair_stop(node->repair);
