@@ -2,6 +2,7 @@
  * cluster_service.c - etcd's Cluster service and Maintenance.MoveLeader. Rare calls: each runs in a
  * fiber, does its work on the raft core, and answers with the generated protobuf code.
  */
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "core/fiber.h"
@@ -9,6 +10,7 @@
 #include "server/frontend.h"
 #include "server/leadership.h"
 #include "server/member_request.h"
+#include "server/member_rules.h"
 #include "server/node_private.h"
 #include "server/peer_role.h"
 #include "server/raft_driver.h"
@@ -16,92 +18,18 @@
 #include "server/service_reply.h"
 #include "server/service_table.h"
 
-/* How long connections must stand before members are added: etcd's. */
-#define HEALTHY_NS (5 * NS_PER_S)
-
 struct cluster_job {
     struct rpc_call *call;
     struct node *node;
     enum request_kind kind;
-    struct member member; /* what is asked; of an addition, what was added */
-    uint64_t target;      /* of MoveLeader */
+    struct member member;  /* what is asked; of an addition, what was added */
+    _Atomic bool canceled; /* by the call's core: nobody waits for a change any more */
+    uint64_t target;       /* of MoveLeader */
     int error;
     struct member_set *after; /* owned: the members when it was done */
 };
 
 /* ---- on the raft core ----------------------------------------------------------------------- */
-
-static bool connected_to(const struct node *node, uint64_t id, uint64_t for_ns)
-{
-    if (id == node->identity.member_id)
-        return true;
-    uint64_t since_ns = peers_connected_since_ns(node->peers->peers, id);
-    return since_ns != 0 && core_now_ns(node->raft->core) - since_ns >= for_ns;
-}
-
-/* Voters other than `without`: how many there are, have started, are connected long enough. */
-struct census {
-    uint32_t voters, started, connected;
-};
-
-static struct census census_take(const struct node *node, uint64_t without)
-{
-    struct census census = {0};
-    const struct member_set *set = &node->membership.set;
-    for (uint32_t i = 0; i < set->count; i++) {
-        const struct member *member = &set->members[i];
-        if (member->learner || member->id == without)
-            continue;
-        census.voters++;
-        census.started += member->name[0] != '\0';
-        census.connected += connected_to(node, member->id, HEALTHY_NS);
-    }
-    return census;
-}
-
-/* The operator's rule, not the state machine's: members may be told different limits. */
-static int check_learners(const struct node *node, const struct cluster_job *job)
-{
-    const struct member_set *set = &node->membership.set;
-    uint64_t learners = 0;
-    if (job->kind != REQUEST_MEMBER_ADD || !job->member.learner)
-        return 0;
-    for (uint32_t i = 0; i < set->count; i++)
-        learners += set->members[i].learner;
-    return learners >= node->config->max_learners ? ERR_TOO_MANY_LEARNERS : 0;
-}
-
-/* --strict-reconfig-check: a change must leave a quorum of members that work. */
-static int check_quorum(const struct node *node, const struct cluster_job *job)
-{
-    if (!node->config->strict_reconfig_check)
-        return 0;
-    const struct member *known = member_find(&node->membership.set, job->member.id);
-    struct census census;
-    switch (job->kind) {
-    case REQUEST_MEMBER_ADD:
-    case REQUEST_MEMBER_PROMOTE:
-        census = census_take(node, 0);
-        if (job->kind == REQUEST_MEMBER_ADD && !job->member.learner) {
-            uint32_t voters = census.voters + 1;
-            bool first_growth = voters == 2 && census.started == 1;
-            if (!first_growth && census.started < voters / 2 + 1)
-                return ERR_NOT_ENOUGH_STARTED;
-        }
-        return census.connected < census.voters / 2 + 1 ? ERR_UNHEALTHY : 0;
-    case REQUEST_MEMBER_REMOVE:
-        if (known == NULL || known->learner)
-            return 0;
-        census = census_take(node, known->id);
-        if (census.voters == 0 || census.started < census.voters / 2 + 1)
-            return ERR_NOT_ENOUGH_STARTED;
-        if (!connected_to(node, known->id, 0))
-            return 0; /* it is not part of what works now */
-        return census.connected < census.voters / 2 + 1 ? ERR_UNHEALTHY : 0;
-    default:
-        return 0;
-    }
-}
 
 static void job_copy_members(struct cluster_job *job)
 {
@@ -117,17 +45,19 @@ static void list_on_raft(void *argument)
     job_copy_members(argument);
 }
 
+/* Those before it are done, and what they changed counts. */
+static int change_allowed(void *argument)
+{
+    const struct cluster_job *job = argument;
+    if (atomic_load_explicit(&job->canceled, memory_order_relaxed))
+        return ERR_CANCELED;
+    return member_rules_check(job->node, job->kind, &job->member);
+}
+
 static void change_on_raft(void *argument)
 {
     struct cluster_job *job = argument;
-    struct node *node = job->node;
-    job->error = membership_check(&node->membership, job->kind, &job->member);
-    if (job->error == 0)
-        job->error = check_learners(node, job);
-    if (job->error == 0)
-        job->error = check_quorum(node, job);
-    if (job->error == 0)
-        job->error = member_request(node, job->kind, &job->member);
+    job->error = member_request_if(job->node, job->kind, &job->member, change_allowed, job);
     if (job->error == 0)
         job_copy_members(job);
 }
@@ -277,11 +207,19 @@ static int urls_take(struct config_urls *urls, char **texts, size_t count)
     return 0;
 }
 
+static void change_canceled(struct rpc_call *call)
+{
+    struct cluster_job *job = call->context;
+    atomic_store_explicit(&job->canceled, true, memory_order_relaxed);
+}
+
 static void job_check_and_start(struct cluster_job *job, int error)
 {
     if (error == 0)
         error = frontend_admit(job->call);
     if (error == 0) {
+        job->call->context = job; /* which answers the call before it goes */
+        job->call->canceled = change_canceled;
         job_start(job, change_run);
         return;
     }

@@ -71,40 +71,59 @@ static void request_done(struct proposal *proposal)
     fiber_event_signal(proposal->done_context);
 }
 
-static int propose_and_wait(struct node *node, enum request_kind kind, const struct member *member)
+/* Its turn has come. */
+static int propose_and_wait(struct node *node, enum request_kind kind, const struct member *member,
+                            uint64_t deadline_ns)
 {
     struct raft_driver *driver = node->raft;
     struct fiber_event done;
-    if (driver->stopping)
-        return ERR_STOPPED;
-    int error = membership_check(&node->membership, kind, member);
-    if (error < 0)
-        return error;
     struct proposal *proposal = member_request_make(node, kind, member);
     if (proposal == NULL)
         return ERR_TOO_MANY_REQUESTS;
     fiber_event_init(&done);
     proposal->done = request_done;
     proposal->done_context = &done;
-    proposal->deadline_ns = core_now_ns(driver->core) + node_request_timeout_ns(node);
+    proposal->deadline_ns = deadline_ns;
     pending_add(&driver->pending, proposal);
     fiber_event_wait(&done);
-    error = proposal->error;
+    int error = proposal->error;
     proposal_destroy(proposal);
+    return error;
+}
+
+static int check_now(struct node *node, enum request_kind kind, const struct member *member,
+                     uint64_t deadline_ns)
+{
+    const struct raft_driver *driver = node->raft;
+    if (driver->stopping)
+        return ERR_STOPPED;
+    if (core_now_ns(driver->core) >= deadline_ns)
+        return ERR_TIMEOUT;
+    return membership_check(&node->membership, kind, member);
+}
+
+int member_request_if(struct node *node, enum request_kind kind, const struct member *member,
+                      int (*allowed)(void *context), void *context)
+{
+    struct member_requests *requests = node->member_requests;
+    uint64_t deadline_ns = core_now_ns(node->raft->core) + node_request_timeout_ns(node);
+    invariant(fiber_current() != NULL);
+    while (requests->busy)
+        fiber_waiters_park(&requests->waiters);
+    requests->busy = true;
+    int error = check_now(node, kind, member, deadline_ns);
+    if (error == 0 && allowed != NULL)
+        error = allowed(context);
+    if (error == 0)
+        error = propose_and_wait(node, kind, member, deadline_ns);
+    requests->busy = false;
+    fiber_waiters_wake_one(&requests->waiters);
     return error;
 }
 
 int member_request(struct node *node, enum request_kind kind, const struct member *member)
 {
-    struct member_requests *requests = node->member_requests;
-    invariant(fiber_current() != NULL);
-    while (requests->busy)
-        fiber_waiters_park(&requests->waiters);
-    requests->busy = true;
-    int error = propose_and_wait(node, kind, member);
-    requests->busy = false;
-    fiber_waiters_wake_one(&requests->waiters);
-    return error;
+    return member_request_if(node, kind, member, NULL, NULL);
 }
 
 static bool urls_equal(const struct config_urls *a, const struct config_urls *b)
