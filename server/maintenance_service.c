@@ -11,6 +11,7 @@
 #include "proto/rpc.pb-c.h"
 #include "server/frontend.h"
 #include "server/node_private.h"
+#include "server/remote.h"
 #include "server/service_reply.h"
 #include "server/service_table.h"
 #include "storage/lsm/lsm.h"
@@ -56,16 +57,42 @@ void maintenance_service_answer_alarm(struct rpc_call *call, const struct alarm_
 
 /* ---- Status --------------------------------------------------------------------------------- */
 
-void maintenance_service_status(struct rpc_call *call)
+struct status_job {
+    struct rpc_call *call;
+    struct node *node;
+    struct alarm_set alarms; /* empty unless some are raised */
+};
+
+/* "no leader", then each alarm with the member that it is about. */
+struct status_errors {
+    char texts[ALARMS_MAX + 1][64];
+    char *pointers[ALARMS_MAX + 1];
+};
+
+static size_t status_errors_fill(struct status_errors *errors, uint64_t leader,
+                                 const struct alarm_set *alarms)
 {
-    struct frontend *frontend = call_frontend(call);
-    struct node *node = frontend->node;
+    size_t count = 0;
+    if (leader == 0)
+        snprintf(errors->texts[count++], sizeof(errors->texts[0]), "etcdserver: no leader");
+    for (uint32_t i = 0; i < alarms->count; i++)
+        snprintf(errors->texts[count++], sizeof(errors->texts[0]), "memberID:%llu alarm:%s",
+                 (unsigned long long)alarms->alarms[i].member,
+                 alarms->alarms[i].kind == ALARM_CORRUPT ? "CORRUPT" : "NOSPACE");
+    for (size_t i = 0; i < count; i++)
+        errors->pointers[i] = errors->texts[i];
+    return count;
+}
+
+static void reply_status(const struct status_job *job)
+{
+    struct frontend *frontend = call_frontend(job->call);
+    struct node *node = job->node;
     struct node_shared *shared = &node->shared;
     struct mvcc_stats stats = mvcc_shared_stats(node->mvcc_shared);
     Etcdserverpb__ResponseHeader header = service_header(frontend, stats.revision);
     Etcdserverpb__StatusResponse response = ETCDSERVERPB__STATUS_RESPONSE__INIT;
-    char errors_text[2][64];
-    char *errors[2];
+    struct status_errors errors;
     response.header = &header;
     response.version = (char *)NODE_ETCD_VERSION;
     response.storageversion = (char *)NODE_ETCD_CLUSTER_VERSION;
@@ -80,20 +107,44 @@ void maintenance_service_status(struct rpc_call *call)
     response.raftappliedindex = stats.applied_index;
     Etcdserverpb__DowngradeInfo downgrade = ETCDSERVERPB__DOWNGRADE_INFO__INIT;
     response.downgradeinfo = &downgrade;
-    response.errors = errors;
-    if (response.leader == 0) {
-        snprintf(errors_text[0], sizeof(errors_text[0]), "etcdserver: no leader");
-        errors[response.n_errors++] = errors_text[0];
-    }
+    response.n_errors = status_errors_fill(&errors, response.leader, &job->alarms);
+    response.errors = errors.pointers;
     response.islearner = atomic_load_explicit(&shared->is_learner, memory_order_relaxed);
-    uint64_t alarms = atomic_load_explicit(&shared->alarms, memory_order_relaxed);
-    if (alarms != 0) {
-        snprintf(errors_text[1], sizeof(errors_text[1]), "memberID:%llu alarm:%s",
-                 (unsigned long long)node->identity.member_id,
-                 alarms & (1u << ALARM_CORRUPT) ? "CORRUPT" : "NOSPACE");
-        errors[response.n_errors++] = errors_text[1];
+    service_reply_packed(job->call, &response.base);
+}
+
+static void status_on_raft(void *argument)
+{
+    struct status_job *job = argument;
+    job->alarms = job->node->alarms;
+}
+
+static void status_run(void *argument)
+{
+    struct status_job *job = argument;
+    remote_call_request(job->node->map.raft, status_on_raft, job);
+    reply_status(job);
+    free(job);
+}
+
+/* Which alarms there are, the raft core knows; that there are none, every core. */
+void maintenance_service_status(struct rpc_call *call)
+{
+    struct frontend *frontend = call_frontend(call);
+    struct node *node = frontend->node;
+    struct status_job now = {.call = call, .node = node};
+    if (atomic_load_explicit(&node->shared.alarms, memory_order_relaxed) == 0) {
+        reply_status(&now);
+        return;
     }
-    service_reply_packed(call, &response.base);
+    struct status_job *job = malloc(sizeof(*job));
+    if (job != NULL) {
+        *job = now;
+        if (fiber_spawn_request(frontend->core, FIBER_LATENCY, status_run, job) == 0)
+            return;
+    }
+    free(job);
+    rpc_fail(call, ERR_TOO_MANY_REQUESTS);
 }
 
 void maintenance_service_defragment(struct rpc_call *call)

@@ -3,6 +3,8 @@ package compat
 import (
 	"bytes"
 	"fmt"
+	"slices"
+	"strings"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -716,6 +718,42 @@ func TestAlarms(t *testing.T) {
 	})
 	alarm(pb.AlarmRequest_DEACTIVATE, pb.AlarmType_CORRUPT)
 	p.run(t, []step{{"disarmed", put("a", "1"), nil}, {"", all(), nil}})
+}
+
+// Status names every alarm, each with the member that it was raised for.
+func TestAlarmsInStatus(t *testing.T) {
+	p := newPair(t)
+	listed := func(why string) {
+		t.Helper()
+		peer, subject := together(p, func(s *server) []string {
+			status, err := pb.NewMaintenanceClient(s.Conn).Status(t.Context(), &pb.StatusRequest{})
+			if err != nil {
+				return []string{err.Error()}
+			}
+			for i, text := range status.Errors { // Go's protobuf varies the blanks on purpose
+				status.Errors[i] = strings.Join(strings.Fields(text), " ")
+			}
+			slices.Sort(status.Errors)
+			return status.Errors
+		})
+		if !slices.Equal(peer, subject) {
+			t.Errorf("%s\n etcd %q\nraftd %q", why, peer, subject)
+		}
+	}
+	change := func(action pb.AlarmRequest_AlarmAction, member uint64, kind pb.AlarmType) {
+		t.Helper()
+		p.compare(t, action.String(), codes.OK, func(s *server) reply {
+			return call(s, &pb.AlarmRequest{Action: action, MemberID: member, Alarm: kind})
+		})
+	}
+	listed("none")
+	change(pb.AlarmRequest_ACTIVATE, 7, pb.AlarmType_NOSPACE)
+	listed("another member's")
+	change(pb.AlarmRequest_ACTIVATE, 8, pb.AlarmType_NOSPACE)
+	change(pb.AlarmRequest_ACTIVATE, 7, pb.AlarmType_CORRUPT)
+	listed("three")
+	change(pb.AlarmRequest_DEACTIVATE, 7, pb.AlarmType_NOSPACE)
+	listed("two")
 }
 
 func TestAlarmsAndLeases(t *testing.T) {
