@@ -153,7 +153,8 @@ static void print_version(void)
     printf("raftd Version: " RAFT_VERSION "\netcd Version: " NODE_ETCD_VERSION "\n");
 }
 
-/* Waits for the node's end or a signal to end it. Returns the exit code. */
+/* Waits for the node's end or a signal to end it. Returns the exit code. A start may wait for
+ * others, or read a long log, and leaves what a crash leaves: nobody needs to wait for its end. */
 static int supervise(struct node *node, const sigset_t *signals)
 {
     static const struct timespec tick = {.tv_nsec = 20 * 1000 * 1000};
@@ -162,6 +163,10 @@ static int supervise(struct node *node, const sigset_t *signals)
         if (sigtimedwait(signals, NULL, &tick) > 0) {
             notify("STOPPING=1");
             node_request_stop(node); /* also of one that stopped to start again */
+            if (node_state(node) == NODE_STARTING) {
+                log_info("stopped while it started");
+                return EXIT_SUCCESS;
+            }
         }
         switch (node_state(node)) {
         case NODE_READY:
@@ -219,8 +224,8 @@ static int run(struct process *self)
         return EXIT_MACHINE;
     pthread_barrier_wait(&self->barrier);
     int code = supervise(self->node, &signals);
-    if (code != EXIT_SUCCESS)
-        return code; /* cores may be in the middle of anything: leave it to the kernel */
+    if (node_state(self->node) != NODE_STOPPED)
+        _exit(code); /* cores may be in the middle of anything: leave it to the kernel */
     for (uint32_t i = 0; i < self->core_count; i++)
         core_stop(self->cores[i]);
     for (uint32_t i = 0; i < self->core_count; i++)

@@ -21,6 +21,7 @@
 // TestTornEverywhere tears the last block of every member at once, and the group gives it up;
 // TestFenced leaves nothing that tells what they were, and the member has to refuse. TestHangingDisk
 // freezes the file system below the leader; it needs root and loop devices, and skips without.
+// TestStopWhileStarting tells a member to stop that waits for a cluster which does not answer.
 //
 //	RAFTD     program under test   [build/release/bin/raftd]
 //	RAFTCTL   reads the log        [build/release/bin/raftctl]
