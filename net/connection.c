@@ -114,11 +114,13 @@ void connection_update_pause(struct connection *connection)
  */
 
 /* NULL with *undecided while the bytes are a prefix of more than one thing. */
-static const struct connection_protocol *connection_recognise(const uint8_t *data, size_t bytes,
-                                                              bool *undecided)
+static const struct connection_protocol *connection_recognise(uint8_t port, const uint8_t *data,
+                                                              size_t bytes, bool *undecided)
 {
     size_t compared = bytes < CONNECTION_FIRST_BYTES ? bytes : CONNECTION_FIRST_BYTES;
     *undecided = false;
+    if (port == RPC_PORT_METRICS) /* the preface is no request that HTTP/1.1 takes */
+        return data[0] >= 'A' && data[0] <= 'Z' ? &connection_http1 : NULL;
     if (data[0] == NATIVE_MAGIC_FIRST_BYTE)
         return &connection_native;
     if (memcmp(data, http2_preface, compared) == 0) {
@@ -141,8 +143,9 @@ static int connection_first_input(struct connection *connection, const uint8_t *
         memcpy(first, connection->partial, held);
         memcpy(first + held, data, taken);
     }
-    connection->protocol = held == 0 ? connection_recognise(data, bytes, &undecided)
-                                     : connection_recognise(first, held + taken, &undecided);
+    connection->protocol =
+        held == 0 ? connection_recognise(connection->port, data, bytes, &undecided)
+                  : connection_recognise(connection->port, first, held + taken, &undecided);
     if (undecided) {
         int error = connection_partial_grow(connection, CONNECTION_FIRST_BYTES);
         if (error < 0)

@@ -246,6 +246,7 @@ static void http1_handle(struct http1 *http1)
         .body = http1_bytes(&http1->body),
         .content_type = http1_bytes(&http1->content_type),
         .authorization = http1_bytes(&http1->authorization),
+        .port = connection->port,
         .service = server->options.service,
         .arena = &http1->arena,
         .connection = connection,

@@ -73,7 +73,7 @@ static void grpc_header_token(struct grpc_stream *stream, struct bytes text, boo
 static void grpc_header_path(struct grpc_stream *stream, struct bytes path)
 {
     struct connection *connection = stream->http2->connection;
-    stream->method = rpc_method_by_path(connection->server, path, connection->port);
+    stream->method = rpc_method_by_path(connection->server, path);
     if (stream->method == NULL)
         grpc_keep(stream, &stream->unknown_path, path, GRPC_KEPT_BYTES_MAX);
 }

@@ -179,7 +179,7 @@ static void native_continue(struct connection *connection, const struct native_f
 static void native_request(struct connection *connection, const struct native_frame *frame)
 {
     struct rpc_server *server = connection->server;
-    const struct rpc_method *method = rpc_method_by_number(server, frame->method, connection->port);
+    const struct rpc_method *method = rpc_method_by_number(server, frame->method);
     if (unlikely(method == NULL)) {
         native_put_error(connection, frame->method, frame->request_id, ERR_UNIMPLEMENTED,
                          GRPC_UNIMPLEMENTED, err_text(ERR_UNIMPLEMENTED));
@@ -233,7 +233,7 @@ static uint32_t native_look_ahead(struct connection *connection, const uint8_t *
         if (whole == 0 || (count > 0 && number != method->native))
             break;
         if (count == 0) {
-            method = rpc_method_by_number(server, number, connection->port);
+            method = rpc_method_by_number(server, number);
             if (method == NULL || method->ahead == NULL)
                 return 1;
         }

@@ -43,8 +43,9 @@ enum rpc_kind {
 
 enum rpc_transport { RPC_GRPC, RPC_NATIVE };
 
-/* Which listening port a connection came in by. A method is served on the ports of its mask. */
-enum rpc_port { RPC_PORT_CLIENT = 1, RPC_PORT_ADMIN = 2 };
+/* Which listening port a connection came in by. One for metrics speaks HTTP/1.1 and nothing else:
+ * no method can be called there. */
+enum rpc_port { RPC_PORT_CLIENT, RPC_PORT_METRICS };
 
 /* One row per method. Rows and paths are static, shared by all cores. */
 struct rpc_method {
@@ -52,7 +53,6 @@ struct rpc_method {
     uint16_t native;  /* number in native frames; 0: not reachable by them */
     uint16_t id;      /* the caller's own small number; RPC_METHOD_IDS_MAX at most */
     uint8_t kind;     /* enum rpc_kind */
-    uint8_t ports;    /* mask of enum rpc_port; 0: all */
     void (*handle)(struct rpc_call *call);
     /* Optional. Requests that arrived together and will be handled next, one by one: a hint to
      * fetch what they are about. They may be malformed, and some may never be handled. */
@@ -190,6 +190,7 @@ struct http_request {
     struct bytes body;   /* whole, at most HTTP_BODY_BYTES_MAX */
     struct bytes content_type;
     struct bytes authorization;
+    uint8_t port; /* enum rpc_port */
     void *service;
     void *context;                                  /* the handler's */
     void (*canceled)(struct http_request *request); /* the connection ended; set by the handler */

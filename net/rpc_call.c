@@ -42,13 +42,7 @@ static void rpc_server_add_method(struct rpc_server *server, const struct rpc_me
         (struct rpc_path_slot){.hash = hash, .path_bytes = (uint32_t)bytes, .method = method};
 }
 
-static bool rpc_method_on_port(const struct rpc_method *method, uint8_t port)
-{
-    return method->ports == 0 || (method->ports & port) != 0;
-}
-
-const struct rpc_method *rpc_method_by_path(const struct rpc_server *server, struct bytes path,
-                                            uint8_t port)
+const struct rpc_method *rpc_method_by_path(const struct rpc_server *server, struct bytes path)
 {
     uint64_t hash = rpc_path_hash(path.data, path.size);
     for (size_t slot = hash & (RPC_PATH_SLOTS - 1); server->paths[slot].method != NULL;
@@ -56,17 +50,14 @@ const struct rpc_method *rpc_method_by_path(const struct rpc_server *server, str
         const struct rpc_path_slot *at = &server->paths[slot];
         if (at->hash == hash && at->path_bytes == path.size &&
             memcmp(at->method->path, path.data, path.size) == 0)
-            return rpc_method_on_port(at->method, port) ? at->method : NULL;
+            return at->method;
     }
     return NULL;
 }
 
-const struct rpc_method *rpc_method_by_number(const struct rpc_server *server, uint16_t number,
-                                              uint8_t port)
+const struct rpc_method *rpc_method_by_number(const struct rpc_server *server, uint16_t number)
 {
-    if (number >= RPC_NATIVE_METHODS_MAX || server->natives[number] == NULL)
-        return NULL;
-    return rpc_method_on_port(server->natives[number], port) ? server->natives[number] : NULL;
+    return number < RPC_NATIVE_METHODS_MAX ? server->natives[number] : NULL;
 }
 
 /* ---- server ------------------------------------------------------------------------------------

@@ -84,7 +84,7 @@ struct connection {
     struct rpc_call *calls;
     struct rpc_call *walk; /* the next of a walk over `calls` */
     uint32_t call_count;
-    uint8_t port;
+    uint8_t port;  /* enum rpc_port */
     bool paused;   /* not reading: too many calls or too much output */
     bool ending;   /* close once `out` is sent; input is ignored */
     bool closed;   /* C3 */
@@ -156,10 +156,8 @@ void rpc_expire_stalled(struct connection *connection); /* calls whose client ta
 /* ---- calls -------------------------------------------------------------------------------------
  */
 
-const struct rpc_method *rpc_method_by_path(const struct rpc_server *server, struct bytes path,
-                                            uint8_t port);
-const struct rpc_method *rpc_method_by_number(const struct rpc_server *server, uint16_t number,
-                                              uint8_t port);
+const struct rpc_method *rpc_method_by_path(const struct rpc_server *server, struct bytes path);
+const struct rpc_method *rpc_method_by_number(const struct rpc_server *server, uint16_t number);
 
 /* A call attached to the connection, not counted as started; NULL when calls_max are live. */
 struct rpc_call *rpc_call_acquire(struct connection *connection,

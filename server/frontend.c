@@ -255,12 +255,13 @@ static void on_socket(void *context, struct core *core, const struct mesh_messag
 {
     struct node *node = context;
     struct frontend *frontend = node->frontends[core_id(core)];
-    rpc_server_adopt(frontend->server, (int32_t)message->word[0], RPC_PORT_CLIENT);
+    rpc_server_adopt(frontend->server, (int32_t)message->word[0], (enum rpc_port)message->word[1]);
 }
 
 struct listener {
     struct io_listener io;
     struct node *node;
+    enum rpc_port port;
 };
 
 /* Connections that are or will be on a core: those on their way count too. */
@@ -309,7 +310,7 @@ static void on_accepted(struct io_listener *io, int32_t fd,
         return;
     }
     node->connections_given[to]++;
-    struct mesh_message message = {.kind = MESSAGE_SOCKET, .word = {(uint64_t)fd}};
+    struct mesh_message message = {.kind = MESSAGE_SOCKET, .word = {(uint64_t)fd, listener->port}};
     core_post(core_current(), to, &message);
 }
 
@@ -319,12 +320,13 @@ static void on_listener_closed(struct io_listener *io)
 }
 
 static int listen_on(struct node *node, struct core *core, const struct config_url *url,
-                     struct listener **out)
+                     enum rpc_port port, struct listener **out)
 {
     struct listener *listener = calloc(1, sizeof(*listener));
     if (listener == NULL)
         return -ENOMEM;
     listener->node = node;
+    listener->port = port;
     listener->io.accepted = on_accepted;
     listener->io.closed = on_listener_closed;
     int error = node_listen(node, core, url, &listener->io);
@@ -338,12 +340,15 @@ static int listen_on(struct node *node, struct core *core, const struct config_u
 
 int frontend_listen(struct node *node, struct core *core)
 {
-    const struct config_urls *sets[] = {&node->config->listen_client,
-                                        &node->config->listen_metrics};
+    const struct {
+        const struct config_urls *urls;
+        enum rpc_port port;
+    } sets[] = {{&node->config->listen_client, RPC_PORT_CLIENT},
+                {&node->config->listen_metrics, RPC_PORT_METRICS}};
     for (size_t s = 0; s < ARRAY_COUNT(sets); s++)
-        for (uint32_t i = 0; i < sets[s]->count; i++) {
-            int error =
-                listen_on(node, core, &sets[s]->url[i], &node->listeners[node->listener_count]);
+        for (uint32_t i = 0; i < sets[s].urls->count; i++) {
+            int error = listen_on(node, core, &sets[s].urls->url[i], sets[s].port,
+                                  &node->listeners[node->listener_count]);
             if (error < 0)
                 return error;
             node->listener_count++;

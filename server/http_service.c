@@ -172,7 +172,7 @@ void http_service_handle(struct http_request *request)
         reply_metrics(request);
     else if (path_is(request, "/health"))
         reply_health(request);
-    else if (path_is(request, "/version"))
+    else if (path_is(request, "/version") && request->port == RPC_PORT_CLIENT)
         reply_version(request);
     else if (path_is_under(request, "/livez"))
         reply_checks(request, live_checks, ARRAY_COUNT(live_checks), "/livez");

@@ -19,7 +19,7 @@ enum message_kind {
     MESSAGE_LOG_RELEASE,     /* word[0]: index; everything at or below is in flushed tables     */
     MESSAGE_LOG_REPAIR,      /* word[0]: struct log_repair, to the log core                     */
     MESSAGE_LOG_REPAIRED,    /* the same, back: the copies are durable                          */
-    MESSAGE_SOCKET,          /* word[0]: descriptor; a new connection's core takes it over      */
+    MESSAGE_SOCKET,          /* word[0]: descriptor, its core takes it over; word[1]: rpc_port  */
     MESSAGE_LSM_FIRST,       /* MESSAGE_LSM_COUNT kinds of storage/lsm                           */
     MESSAGE_LSM_COUNT = 12,
     MESSAGE_KIND_COUNT = MESSAGE_LSM_FIRST + MESSAGE_LSM_COUNT

@@ -10,6 +10,12 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"raft/tests/harness"
 )
 
 type page struct {
@@ -19,7 +25,11 @@ type page struct {
 }
 
 func fetch(s *server, method, path, body string) page {
-	request, err := http.NewRequest(method, "http://"+s.Client+path, strings.NewReader(body))
+	return fetchFrom(s.Client, method, path, body)
+}
+
+func fetchFrom(address, method, path, body string) page {
+	request, err := http.NewRequest(method, "http://"+address+path, strings.NewReader(body))
 	if err != nil {
 		return page{err: err}
 	}
@@ -87,6 +97,42 @@ func TestHTTP(t *testing.T) {
 		if version["etcdcluster"] != fmt.Sprintf("3.%d.0", minor) || version["storage"] == "" {
 			t.Errorf("%s: /version: %q", s.name, text.body)
 		}
+	}
+}
+
+// What --listen-metrics-urls opens tells how the member is, and gives nobody its data.
+func TestMetricsPort(t *testing.T) {
+	p := newPair(t)
+	address := map[*server]string{}
+	for _, s := range p.both() {
+		port, err := harness.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		address[s] = fmt.Sprintf("127.0.0.1:%d", port)
+		s.Flags = append(s.Flags, "--listen-metrics-urls=http://"+address[s])
+	}
+	p.crash()
+	for _, c := range []struct {
+		path   string
+		status int
+	}{{"/metrics", 200}, {"/health", 200}, {"/livez", 200}, {"/readyz", 200}, {"/version", 404}, {"/", 404}} {
+		peer, subject := together(p, func(s *server) page { return fetchFrom(address[s], "GET", c.path, "") })
+		if peer.status != c.status || subject.status != peer.status {
+			t.Errorf("%s\n etcd %d %v\nraftd %d %v", c.path, peer.status, peer.err, subject.status, subject.err)
+		}
+	}
+	peer, subject := together(p, func(s *server) codes.Code {
+		conn, err := grpc.NewClient(address[s], harness.DialOptions()...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_, err = pb.NewKVClient(conn).Put(t.Context(), put("a", "1"))
+		return status.Code(err)
+	})
+	if peer != codes.Unavailable || subject != peer {
+		t.Errorf("a put\n etcd %v\nraftd %v", peer, subject)
 	}
 }
 

@@ -9,10 +9,12 @@ static struct connection connection;
 static struct http_request *held;
 static bool hold;
 static uint32_t handled_count;
+static uint8_t port_of_request;
 
 static void handle(struct http_request *request)
 {
     handled_count++;
+    port_of_request = request->port;
     if (hold) {
         held = request;
         return;
@@ -26,13 +28,18 @@ static void handle(struct http_request *request)
     http_reply(request, 200, "text/plain", bytes_make(text, (size_t)bytes), "X-A: b\r\n");
 }
 
-static void begin(void)
+static void begin_on(enum rpc_port port)
 {
     struct rpc_server_options options = {.http = handle, .partial_bytes_max = 300 * KIB};
     cr_assert_eq(rpc_server_init(&server, &options), 0);
     server.now_ns = NS_PER_S;
-    connection_init(&connection, &server, RPC_PORT_CLIENT);
+    connection_init(&connection, &server, (uint8_t)port);
     handled_count = 0;
+}
+
+static void begin(void)
+{
+    begin_on(RPC_PORT_CLIENT);
 }
 
 static void end(void)
@@ -112,6 +119,31 @@ Test(http1_server, bodies_count_among_the_incomplete_requests)
     cr_expect_eq(server.partial_bytes, 0, "also when the client left first");
     http_reply(held, 200, "text/plain", (struct bytes){0}, NULL);
     end();
+}
+
+Test(http1_server, a_port_for_metrics_speaks_nothing_else)
+{
+    static const struct {
+        const char *first_bytes;
+        bool taken;
+    } cases[] = {
+        {"GET /metrics HTTP/1.1\r\n\r\n", true},
+        {"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", false},
+        {"\xf5RFT", false}, /* a native frame begins */
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        begin_on(RPC_PORT_METRICS);
+        input(cases[i].first_bytes, 1000);
+        cr_expect_eq(handled_count, cases[i].taken, "%s", cases[i].first_bytes);
+        cr_expect_eq(connection.ending, !cases[i].taken, "%s", cases[i].first_bytes);
+        if (cases[i].taken)
+            cr_expect_eq(port_of_request, RPC_PORT_METRICS);
+        end();
+        begin();
+        input(cases[i].first_bytes, 1000);
+        cr_expect_not(connection.ending, "the client port takes it");
+        end();
+    }
 }
 
 Test(http1_server, pipelined_requests_wait_for_a_late_reply)

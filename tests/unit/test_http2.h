@@ -153,7 +153,6 @@ static const struct rpc_method methods[] = {
     {.path = "/t.T/Fail", .id = 4, .handle = handle_fail},
     {.path = "/t.T/Bidi", .id = 5, .kind = RPC_BIDI, .handle = handle_bidi},
     {.path = "/t.T/Flood", .id = 6, .kind = RPC_SERVER_STREAM, .handle = handle_flood},
-    {.path = "/t.T/Admin", .id = 7, .ports = RPC_PORT_ADMIN, .handle = handle_echo},
 };
 
 /* ---- client ------------------------------------------------------------------------------------
