@@ -455,6 +455,8 @@ static int load_environment(struct config *config, char *const *environment, cha
             continue;
         const char *equals = strchr(variable, '=');
         char name[64];
+        if (equals != NULL && equals[1] == '\0')
+            continue; /* as if it were not there: etcd's rule */
         size_t name_bytes = equals == NULL ? 0 : (size_t)(equals - variable - 5);
         if (name_bytes == 0 || name_bytes >= sizeof(name))
             continue;
@@ -587,6 +589,8 @@ static int config_check(struct config *config, char *reason, size_t reason_bytes
         wrong = "--compression must be none, lz4 or zstd";
     else if (config->listen_client.count == 0)
         wrong = "--listen-client-urls must name at least one address";
+    else if (config->listen_peer.count == 0)
+        wrong = "--listen-peer-urls must name at least one address";
     else if (config->cores > CONFIG_CORES_MAX)
         wrong = "--cores is above 32";
     else if (config->heartbeat_interval_ms == 0 ||

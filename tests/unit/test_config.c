@@ -65,6 +65,8 @@ Test(config, refusals_name_the_flag)
         {"election too short", "--election-timeout=100", "--election-timeout"},
         {"positional", "serve", "unexpected argument"},
         {"bad level", "--log-level=loud", "--log-level"},
+        {"nowhere to listen", "--listen-client-urls=", "--listen-client-urls must name"},
+        {"nor for members", "--listen-peer-urls=", "--listen-peer-urls must name"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         cr_expect_eq(load(cases[i].flag, NULL, NULL), ERR_CONFIG, "%s", cases[i].why);
@@ -74,12 +76,15 @@ Test(config, refusals_name_the_flag)
 
 Test(config, variables_then_flags)
 {
-    char *environment[] = {"ETCD_NAME=v", "ETCD_LOG_LEVEL=warn", "ETCD_NO_SUCH=1", "PATH=/", NULL};
+    char *environment[] = {
+        "ETCD_NAME=v", "ETCD_LOG_LEVEL=warn", "ETCD_LISTEN_PEER_URLS=", "ETCD_NO_SUCH=1", "PATH=/",
+        NULL};
     char *arguments[] = {"--name=f"};
     cr_assert_eq(config_load(&config, 1, arguments, environment, reason, sizeof(reason)), 0);
     cr_expect_str_eq(config.name, "f");
     cr_expect_str_eq(config.log_level, "warn");
     cr_expect_eq(config.warning_count, 1);
+    cr_expect_eq(config.listen_peer.count, 1, "an empty variable changes nothing");
 }
 
 Test(config, yaml_is_taken_whole_or_refused)
