@@ -219,44 +219,78 @@ static bool bytes_parse(const char *text, uint64_t *value)
     return false;
 }
 
+/* Digits, and behind a point those of a fraction, of which 18 count. False when there are none, or
+ * the value is out of range. */
+static bool decimal_parse(const char *text, uint64_t unit, uint64_t *value, const char **rest)
+{
+    uint64_t whole = 0, fraction = 0;
+    double scale = 1;
+    const char *first = text;
+    bool any, fits = true;
+    for (; isdigit((unsigned char)*text); text++)
+        fits = fits && !__builtin_mul_overflow(whole, 10, &whole) &&
+               !__builtin_add_overflow(whole, (uint64_t)(*text - '0'), &whole);
+    any = text > first;
+    if (*text == '.')
+        for (text++; isdigit((unsigned char)*text); text++, any = true)
+            if (scale < 1e18) {
+                fraction = fraction * 10 + (uint64_t)(*text - '0');
+                scale *= 10;
+            }
+    *rest = text;
+    return any && fits && !__builtin_mul_overflow(whole, unit, value) &&
+           !__builtin_add_overflow(*value, (uint64_t)((double)fraction * ((double)unit / scale)),
+                                   value);
+}
+
 /* Go's syntax: one or more number+unit; a bare number is seconds, as etcd's YAML has it. */
 static bool duration_parse(const char *text, uint64_t *ns)
 {
     static const struct {
         const char *suffix;
         uint64_t factor;
-    } units[] = {{"ns", 1},       {"us", NS_PER_US},    {"ms", NS_PER_MS},
-                 {"s", NS_PER_S}, {"m", 60 * NS_PER_S}, {"h", 3600 * NS_PER_S}};
+    } units[] = {{"ns", 1},
+                 {"us", NS_PER_US},
+                 {"\u00b5s", NS_PER_US}, /* micro sign */
+                 {"\u03bcs", NS_PER_US}, /* Greek letter */
+                 {"ms", NS_PER_MS},
+                 {"s", NS_PER_S},
+                 {"m", 60 * NS_PER_S},
+                 {"h", 3600 * NS_PER_S},
+                 {"", NS_PER_S}};
+    static const char number[] = "0123456789.";
     uint64_t total = 0;
     if (*text == '\0')
         return false;
     while (*text != '\0') {
-        int64_t number;
-        const char *rest;
-        if (!number_parse(text, &number, &rest) || number < 0)
-            return false;
-        size_t unit_bytes = strspn(rest, "nusmh");
-        uint64_t factor = *rest == '\0' ? NS_PER_S : 0;
+        const char *unit = text + strspn(text, number), *rest;
+        size_t unit_bytes = strcspn(unit, number);
+        uint64_t factor = 0, part;
         for (size_t i = 0; i < ARRAY_COUNT(units); i++)
             if (strlen(units[i].suffix) == unit_bytes &&
-                memcmp(rest, units[i].suffix, unit_bytes) == 0)
+                memcmp(unit, units[i].suffix, unit_bytes) == 0)
                 factor = units[i].factor;
-        uint64_t part;
-        if (factor == 0 || __builtin_mul_overflow((uint64_t)number, factor, &part) ||
+        if (factor == 0 || !decimal_parse(text, factor, &part, &rest) || rest != unit ||
             __builtin_add_overflow(total, part, &total))
             return false;
-        text = rest + unit_bytes;
+        text = unit + unit_bytes;
     }
     *ns = total;
     return true;
 }
 
+/* What Go takes for one. */
 static bool bool_parse(const char *text, bool *value)
 {
-    bool yes = strcmp(text, "true") == 0 || strcmp(text, "1") == 0;
-    bool no = strcmp(text, "false") == 0 || strcmp(text, "0") == 0;
-    *value = yes;
-    return yes || no;
+    static const char *const forms[2][6] = {{"0", "f", "F", "false", "FALSE", "False"},
+                                            {"1", "t", "T", "true", "TRUE", "True"}};
+    for (size_t yes = 0; yes < 2; yes++)
+        for (size_t i = 0; i < ARRAY_COUNT(forms[yes]); i++)
+            if (strcmp(text, forms[yes][i]) == 0) {
+                *value = yes != 0;
+                return true;
+            }
+    return false;
 }
 
 int config_url_parse(struct config_url *url, const char *text, char *reason, size_t reason_bytes)
@@ -366,7 +400,7 @@ static const char *kind_text(enum flag_kind kind)
     case FLAG_BOOL:
         return "true or false";
     case FLAG_DURATION:
-        return "a duration such as 5s or 2h";
+        return "a duration such as 5s or 1.5h";
     case FLAG_URLS:
         return "http://host:port, separated by commas";
     }
@@ -379,6 +413,13 @@ static void warn(struct config *config, const char *text)
         snprintf(config->warnings[config->warning_count++], CONFIG_TEXT_BYTES, "%s", text);
 }
 
+/* The default of every flag that is refused. */
+static bool is_false(const char *value)
+{
+    bool yes;
+    return bool_parse(value, &yes) && !yes;
+}
+
 static int flag_set(struct config *config, const struct flag *flag, const char *value, char *reason,
                     size_t reason_bytes)
 {
@@ -389,7 +430,7 @@ static int flag_set(struct config *config, const struct flag *flag, const char *
         warn(config, why);
         return 0;
     case FLAG_REFUSED:
-        if (strcmp(value, flag->initial) == 0)
+        if (strcmp(value, flag->initial) == 0 || (flag->kind == FLAG_BOOL && is_false(value)))
             return 0;
         snprintf(reason, reason_bytes, "--%s=%s is not supported by this version", flag->name,
                  value);

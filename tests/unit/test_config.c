@@ -67,10 +67,71 @@ Test(config, refusals_name_the_flag)
         {"bad level", "--log-level=loud", "--log-level"},
         {"nowhere to listen", "--listen-client-urls=", "--listen-client-urls must name"},
         {"nor for members", "--listen-peer-urls=", "--listen-peer-urls must name"},
+        {"no boolean", "--force-new-cluster=yes", "expected true or false"},
+        {"no boolean's case", "--force-new-cluster=tRUE", "expected true or false"},
+        {"a feature, in Go's words", "--auto-tls=T", "--auto-tls=T is not supported"},
     };
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         cr_expect_eq(load(cases[i].flag, NULL, NULL), ERR_CONFIG, "%s", cases[i].why);
         cr_expect(strstr(reason, cases[i].text) != NULL, "%s: got '%s'", cases[i].why, reason);
+    }
+}
+
+Test(config, durations_are_gos)
+{
+    static const struct {
+        const char *text;
+        uint64_t ns;
+    } cases[] = {
+        {"5s", 5 * NS_PER_S},
+        {"1.5h", 5400 * NS_PER_S},
+        {"1h30m0.5s", 5400 * NS_PER_S + 500 * NS_PER_MS},
+        {".25s", 250 * NS_PER_MS},
+        {"2.s", 2 * NS_PER_S},
+        {"100ms", 100 * NS_PER_MS},
+        {"7us", 7 * NS_PER_US},
+        {"7\u00b5s", 7 * NS_PER_US},
+        {"7\u03bcs", 7 * NS_PER_US},
+        {"1.000000001s", NS_PER_S + 1},
+        {"0.1000000000000000000000000001s", 100 * NS_PER_MS},
+        {"0.9ns", 0},
+        {"20", 20 * NS_PER_S},
+        {"0", 0},
+        {"1.5", 1500 * NS_PER_MS},
+        {"18446744073709551615ns", UINT64_MAX},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        char flag[80];
+        snprintf(flag, sizeof(flag), "--grpc-keepalive-interval=%s", cases[i].text);
+        cr_expect_eq(load(flag, NULL, NULL), 0, "%s: %s", cases[i].text, reason);
+        cr_expect_eq(config.keepalive_interval_ns, cases[i].ns, "%s", cases[i].text);
+    }
+    static const char *const refused[] = {"",         "s",     ".",     ".s",
+                                          "1.2.3s",   "1x",    "1 s",   " 1s",
+                                          "-5s",      "+5s",   "1..5s", "18446744073709551616ns",
+                                          "5124096h", "0.5sm", "1e3s",  "1h5x"};
+    for (size_t i = 0; i < ARRAY_COUNT(refused); i++) {
+        char flag[80];
+        snprintf(flag, sizeof(flag), "--grpc-keepalive-interval=%s", refused[i]);
+        cr_expect_eq(load(flag, NULL, NULL), ERR_CONFIG, "%s", refused[i]);
+        cr_expect(strstr(reason, "expected a duration") != NULL, "%s", reason);
+    }
+}
+
+Test(config, booleans_are_gos)
+{
+    static const char *const yes[] = {"1", "t", "T", "true", "TRUE", "True"};
+    static const char *const no[] = {"0", "f", "F", "false", "FALSE", "False"};
+    for (size_t i = 0; i < ARRAY_COUNT(yes); i++) {
+        char flag[80];
+        snprintf(flag, sizeof(flag), "--force-new-cluster=%s", yes[i]);
+        cr_expect_eq(load(flag, NULL, NULL), 0, "%s", reason);
+        cr_expect(config.force_new_cluster, "%s", yes[i]);
+        snprintf(flag, sizeof(flag), "--strict-reconfig-check=%s", no[i]);
+        cr_expect_eq(load(flag, NULL, NULL), 0, "%s", reason);
+        cr_expect_not(config.strict_reconfig_check, "%s", no[i]);
+        snprintf(flag, sizeof(flag), "--auto-tls=%s", no[i]);
+        cr_expect_eq(load(flag, NULL, NULL), 0, "%s", reason);
     }
 }
 
