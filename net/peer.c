@@ -229,8 +229,10 @@ static int on_welcome(struct peers *peers, struct peer_link *link, const struct 
     link->incarnation = header->incarnation;
     peer->lanes[link->lane].backoff_ns = REDIAL_NS_MIN;
     const struct peer_dial *dialled = &peer->lanes[link->lane];
-    if (dialled->link == link && dialled->target != TARGET_NONE)
+    if (dialled->link == link) {
+        invariant(dialled->target != TARGET_NONE); /* else it was greeted before */
         target_is_good(&peer->targets[dialled->target]);
+    }
     peers->options.events.connected(peers->options.events.context, link->id,
                                     (enum peer_lane)link->lane);
     return 0;

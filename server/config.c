@@ -271,7 +271,7 @@ static bool duration_parse(const char *text, uint64_t *ns)
                 memcmp(unit, units[i].suffix, unit_bytes) == 0)
                 factor = units[i].factor;
         if (factor == 0 || !decimal_parse(text, factor, &part, &rest) || rest != unit ||
-            __builtin_add_overflow(total, part, &total))
+            __builtin_add_overflow(total, part, &total) || total > INT64_MAX)
             return false;
         text = unit + unit_bytes;
     }
@@ -413,7 +413,7 @@ static void warn(struct config *config, const char *text)
         snprintf(config->warnings[config->warning_count++], CONFIG_TEXT_BYTES, "%s", text);
 }
 
-/* The default of every flag that is refused. */
+/* The default of every boolean flag that is refused. */
 static bool is_false(const char *value)
 {
     bool yes;
