@@ -186,6 +186,7 @@ bool whole_disk_failed(const struct whole_node *node);
 
 /* whole_operator.c */
 void whole_operator_start(struct whole *whole);
+void whole_operator_disarm(struct whole *whole); /* runs in a fiber of the clients' machine */
 
 /* whole_clients.c */
 struct client_set *whole_client_set(void);

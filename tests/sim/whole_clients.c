@@ -13,6 +13,7 @@
 #define HASH_PERCENT      2
 #define COMPACT_PER_MILLE 10
 #define COMPACT_BEHIND    100  /* revisions, at most, behind the newest */
+#define DISARM_PERCENT    5    /* of writes that an alarm refuses: somebody looks after it */
 #define OPERATIONS_MAX    8000 /* a busy seed costs a second all the same */
 
 /* The machine's only core; every client shares its connections' owner. */
@@ -107,10 +108,13 @@ static ProtobufCBinaryData value_data(struct whole *whole, char text[VALUE_BYTES
     return data_of(text, bytes);
 }
 
-static void failed(struct whole *whole, uint64_t operation, const struct kv_failure *failure)
+static void failed(struct whole *whole, uint64_t operation, int error,
+                   const struct kv_failure *failure)
 {
     whole_store_no_answer(whole, operation, failure->maybe_executed);
     whole_text(whole, 0, "operation %" PRIu64 " failed: %s", operation, failure->text);
+    if (error == ERR_NO_SPACE && (whole->load_ended || chance(whole, DISARM_PERCENT)))
+        whole_operator_disarm(whole);
 }
 
 bool whole_client_put(struct whole *whole, struct kv_client *client)
@@ -123,8 +127,9 @@ bool whole_client_put(struct whole *whole, struct kv_client *client)
     request.prev_kv = chance(whole, 30);
     Etcdserverpb__PutResponse *response = NULL;
     struct kv_failure failure = {0};
-    if (kv_client_put(client, &request, 0, &response, &failure) != 0) {
-        failed(whole, operation, &failure);
+    int error = kv_client_put(client, &request, 0, &response, &failure);
+    if (error != 0) {
+        failed(whole, operation, error, &failure);
         return false;
     }
     struct check_outcome outcome = {.revision = (uint64_t)response->header->revision};
@@ -146,8 +151,9 @@ static void delete (struct whole *whole, struct kv_client *client)
     request.prev_kv = chance(whole, 50);
     Etcdserverpb__DeleteRangeResponse *response = NULL;
     struct kv_failure failure = {0};
-    if (kv_client_delete_range(client, &request, 0, &response, &failure) != 0) {
-        failed(whole, operation, &failure);
+    int error = kv_client_delete_range(client, &request, 0, &response, &failure);
+    if (error != 0) {
+        failed(whole, operation, error, &failure);
         return;
     }
     struct check_outcome outcome = {.revision = (uint64_t)response->header->revision,
@@ -233,8 +239,9 @@ static void txn(struct whole *whole, struct kv_client *client)
     request.failure = failure_ops;
     Etcdserverpb__TxnResponse *response = NULL;
     struct kv_failure failure = {0};
-    if (kv_client_txn(client, &request, 0, &response, &failure) != 0) {
-        failed(whole, operation, &failure);
+    int error = kv_client_txn(client, &request, 0, &response, &failure);
+    if (error != 0) {
+        failed(whole, operation, error, &failure);
         return;
     }
     struct check_outcome outcome = {.revision = (uint64_t)response->header->revision,

@@ -1,5 +1,5 @@
-/* The operator of the whole-node simulator: changes the members and moves leadership by etcd's own
- * API, over gRPC, as etcdctl would. It knows what it was answered, and nothing else. */
+/* The operator of the whole-node simulator: changes the members, moves leadership and disarms
+ * alarms by etcd's own API, over gRPC, as etcdctl would. It knows what it was answered, and nothing else. */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -275,6 +275,30 @@ static void act(struct whole *whole, const struct operator_view *view)
         remove_one(whole, view);
     else
         move_leader(whole, view);
+}
+
+/* As `etcdctl alarm disarm`: those that are listed, one by one. */
+void whole_operator_disarm(struct whole *whole)
+{
+    static const char path[] = "/etcdserverpb.Maintenance/Alarm";
+    const struct whole_node *node = some_node(whole);
+    Etcdserverpb__AlarmRequest request = ETCDSERVERPB__ALARM_REQUEST__INIT;
+    struct answer answer = rpc(whole, node, path, &request.base);
+    if (answer.status != GRPC_OK)
+        return;
+    Etcdserverpb__AlarmResponse *list =
+        etcdserverpb__alarm_response__unpack(NULL, answer.bytes, answer.message);
+    free(answer.message);
+    sim_check(list != NULL, "a list of alarms that does not decode");
+    for (size_t i = 0; i < list->n_alarms; i++) {
+        request.action = ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__DEACTIVATE;
+        request.memberid = list->alarms[i]->memberid;
+        request.alarm = list->alarms[i]->alarm;
+        answer = rpc(whole, node, path, &request.base);
+        sometimes(answer.status == GRPC_OK, "whole: an alarm was disarmed");
+        free(answer.message);
+    }
+    etcdserverpb__alarm_response__free_unpacked(list, NULL);
 }
 
 static void operator_run(void *argument)

@@ -58,13 +58,28 @@ static bool is_first_copy(struct whole_store *store, const struct request *reque
     return true;
 }
 
+/* Each member has its own; any one refuses puts. */
+static void alarm(struct whole_store *store, const struct alarm_request *request)
+{
+    uint32_t at = 0;
+    while (at < store->alarm_count && store->alarms[at] != request->member)
+        at++;
+    if (request->action == ALARM_ACTIVATE && at == store->alarm_count) {
+        invariant(at < WHOLE_ALARMS_MAX);
+        store->alarms[store->alarm_count++] = request->member;
+    } else if (request->action == ALARM_DEACTIVATE && at < store->alarm_count) {
+        store->alarms[at] = store->alarms[--store->alarm_count];
+    }
+    store->model.no_space = store->alarm_count > 0;
+}
+
 static uint64_t execute(struct whole_store *store, const struct request *request)
 {
     struct mvcc_put_request put;
     struct mvcc_delete_request del;
     struct mvcc_txn_request txn;
     struct mvcc_compact_request compact;
-    struct alarm_request alarm;
+    struct alarm_request change;
     switch (request->kind) {
     case REQUEST_PUT:
         return kv_decode_put(request->body, &put) == 0 ? check_store_put(&store->model, &put) : 0;
@@ -81,9 +96,8 @@ static uint64_t execute(struct whole_store *store, const struct request *request
             check_store_compact(&store->model, &compact);
         return 0;
     case REQUEST_ALARM:
-        if (kv_decode_alarm(request->body, &alarm) == 0 && alarm.kind == ALARM_NO_SPACE &&
-            alarm.action != ALARM_GET)
-            store->model.no_space = alarm.action == ALARM_ACTIVATE;
+        if (kv_decode_alarm(request->body, &change) == 0 && change.kind == ALARM_NO_SPACE)
+            alarm(store, &change);
         return 0;
     default:
         return 0; /* about members: whole_raft.h looks at those */

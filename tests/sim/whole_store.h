@@ -14,6 +14,7 @@
 #include "tests/sim/check_store.h"
 
 #define WHOLE_STREAMS_MAX 256
+#define WHOLE_ALARMS_MAX  64
 
 struct whole;
 
@@ -31,6 +32,8 @@ struct whole_store {
     uint64_t revision_capacity;
     struct whole_stream streams[WHOLE_STREAMS_MAX];
     uint32_t stream_count;
+    uint64_t alarms[WHOLE_ALARMS_MAX]; /* members that want for space */
+    uint32_t alarm_count;
     struct arena scratch;
 };
 
