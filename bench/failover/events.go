@@ -233,9 +233,13 @@ func appendResults(table string) error {
 		return err
 	}
 	defer file.Close()
-	_, err = fmt.Fprintf(file, "\n## %s, bench/failover\n\n- %s\n- three members of each system on this machine; one clientv3 that knows "+
+	place := "on one disk"
+	if dataFolder != "" {
+		place = "in " + dataFolder
+	}
+	_, err = fmt.Fprintf(file, "\n## %s, bench/failover\n\n- %s\n- three members of each system on this machine, their data %s; one clientv3 that knows "+
 		"all three, %d requests in flight, attempts of %v, tried again at once\n- gap: the longest time without a success that began "+
 		"at most %v after the event; before and later: the same client's longest one when nothing happened; election timeout 1 s, heartbeat "+
-		"100 ms, the defaults of both\n\n%s", time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(root), workers, attempt, eventTime, table)
+		"100 ms, the defaults of both\n\n%s", time.Now().UTC().Format("2006-01-02 15:04 UTC"), machine(root), place, workers, attempt, eventTime, table)
 	return err
 }

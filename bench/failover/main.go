@@ -1,6 +1,7 @@
 // failover measures what an application sees when the leader of three members goes away.
 //
 //	build/peers/failover [--runs 50] [--only kill,pause,move,drain] [--peer etcd] [--record] [--explain 150ms]
+//	    [--data /dev/shm]
 //	build/peers/failover --isolated-follower 60 [--peer etcd]    (root, nftables)
 //	build/peers/failover --elections 600 [--peer etcd]
 //	build/peers/failover --rejoin 1024 [--peer etcd]
@@ -21,6 +22,9 @@
 // --explain prints what the members logged around every gap that was longer, and how long the disk
 // and the scheduler kept this program waiting meanwhile; it writes 4 KiB to the same disk all the
 // time to know. A second row of the table leaves out the runs in which that took most of the gap.
+//
+// --data puts the members' data somewhere else than below build/: into memory (tmpfs), for one, when
+// the disk that all three share here stands still more often than what is to be measured takes.
 //
 // --isolated-follower cuts one follower off for so many seconds: neither term nor leader may change.
 // --elections writes as fast as the machine can for so many seconds: no term may change.
@@ -43,7 +47,10 @@ const (
 	readyLimit = 2 * time.Minute
 )
 
-var workers = 16 // requests in flight
+var (
+	workers    = 16 // requests in flight
+	dataFolder string
+)
 
 // system is what is measured, with the cluster of its turns.
 type system struct {
@@ -53,8 +60,16 @@ type system struct {
 	cluster *harness.Cluster
 }
 
+// newDir is for the data of a cluster.
+func newDir(name string) (string, error) {
+	if dataFolder != "" {
+		return os.MkdirTemp(dataFolder, "failover-"+name+"-")
+	}
+	return harness.WorkDir("bench", "failover-"+name+"-")
+}
+
 func (s *system) start() error {
-	dir, err := harness.WorkDir("bench", "failover-"+s.name+"-")
+	dir, err := newDir(s.name)
 	if err != nil {
 		return err
 	}
@@ -100,6 +115,7 @@ func run() error {
 	record := flag.Bool("record", false, "append the table to bench/RESULTS.md")
 	isolated := flag.Int("isolated-follower", 0, "seconds that a follower is cut off")
 	elections := flag.Int("elections", 0, "seconds at saturation")
+	flag.StringVar(&dataFolder, "data", "", "where the members have their data (default build/bench)")
 	flag.IntVar(&workers, "workers", workers, "requests in flight")
 	rejoins := flag.Int("rejoin", 0, "MiB that a follower misses")
 	flag.Parse()

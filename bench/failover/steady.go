@@ -97,7 +97,7 @@ func isolate(all []*system, away time.Duration) error {
 }
 
 func isolateOne(s *system, away time.Duration) error {
-	dir, err := harness.WorkDir("bench", "failover-"+s.name+"-")
+	dir, err := newDir(s.name)
 	if err != nil {
 		return err
 	}
