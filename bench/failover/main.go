@@ -23,8 +23,8 @@
 // and the scheduler kept this program waiting meanwhile; it writes 4 KiB to the same disk all the
 // time to know. A second row of the table leaves out the runs in which that took most of the gap.
 //
-// --data puts the members' data somewhere else than below build/: into memory (tmpfs), for one, when
-// the disk that all three share here stands still more often than what is to be measured takes.
+// --data puts the members' data somewhere else than below build/: on a disk of memory, for one, when
+// the disk that all three share stands still for longer than what is to be measured takes.
 //
 // --isolated-follower cuts one follower off for so many seconds: neither term nor leader may change.
 // --elections writes as fast as the machine can for so many seconds: no term may change.
