@@ -36,7 +36,7 @@ void *background_queue_pop(struct background_queue *queue)
  */
 
 uint64_t background_droppable(const struct lsm_background *background,
-                              const struct lsm_table *table)
+                              const struct lsm_table *table, uint64_t settled)
 {
     const struct lsm_filter *filter = background->lsm->options.filter;
     const struct sst_properties *properties = &table->properties;
@@ -50,16 +50,20 @@ uint64_t background_droppable(const struct lsm_background *background,
                                      .version_last = properties->version_last,
                                      .rows = properties->rows,
                                      .tombstones = properties->tombstones,
-                                     .superseded = properties->superseded};
+                                     .superseded = properties->superseded,
+                                     .settled = settled};
     return filter->droppable(filter->context, &facts);
 }
 
-void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from)
+void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from,
+                             struct background_output *output)
 {
     memset(filter, 0, sizeof(*filter));
     filter->filter = from;
     if (from != NULL)
         filter->job = from->begin(from->context);
+    if (from != NULL && from->watermark != NULL)
+        output->settled = from->watermark(filter->job);
 }
 
 bool background_filter_same_key(const struct background_filter *filter, struct bytes key)
@@ -154,6 +158,7 @@ int background_output_finish(struct background_output *output)
             log_warn("cannot remove a table", LOG_TEXT("file", output->path), LOG_ERROR(removed));
         return status;
     }
+    table->settled = output->settled;
     background_output_push(output, table);
     output->bytes += bytes;
     return 0;
@@ -320,7 +325,7 @@ static int flush_run(struct lsm_background *background, struct memtable *memtabl
         fatal("out of memory for a flush");
     job->background = background;
     job->memtable = memtable;
-    background_filter_begin(&job->filter, background->lsm->options.filter);
+    background_filter_begin(&job->filter, background->lsm->options.filter, &job->output);
     int status = flush_rows(job);
     if (status == 0) {
         struct manifest_record record;
@@ -421,7 +426,8 @@ static void background_list_garbage(struct lsm_background *background)
     for (uint32_t level = 1; level < LSM_LEVELS; level++)
         for (uint32_t i = 0; i < background->levels->level[level].count; i++) {
             const struct lsm_table *table = background->levels->level[level].tables[i];
-            if (background_droppable(background, table) * 4 >= table->properties.rows)
+            if (background_droppable(background, table, table->settled) * 4 >=
+                table->properties.rows)
                 background_queue_push(&background->garbage, (void *)(uintptr_t)table->number);
         }
 }

@@ -63,6 +63,7 @@ struct background_output {
     struct lsm_table **tables; /* owned list; what becomes of the tables says who keeps it */
     uint32_t count;
     uint64_t bytes;            /* of their files */
+    uint64_t settled;          /* for each of them */
     struct sst_writer *writer; /* NULL until a row arrives */
     uint64_t number;
     char path[LSM_PATH_BYTES_MAX];
@@ -104,11 +105,14 @@ struct background_filter {
     uint64_t dropped;
 };
 
-/* Rows that a merge of the table alone is worth for. */
+/* Rows that a merge of the table alone is worth for. `settled`: of the table; 0 where tombstones
+ * may go that could not when it was written. */
 uint64_t background_droppable(const struct lsm_background *background,
-                              const struct lsm_table *table);
+                              const struct lsm_table *table, uint64_t settled);
 
-void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from);
+/* A job begins that writes `output`. */
+void background_filter_begin(struct background_filter *filter, const struct lsm_filter *from,
+                             struct background_output *output);
 bool background_filter_same_key(const struct background_filter *filter, struct bytes key);
 bool background_filter_keep(struct background_filter *filter, const struct lsm_row *row,
                             bool bottom);

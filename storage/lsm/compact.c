@@ -389,7 +389,7 @@ static struct compact_job *compact_pick_level(struct lsm_background *background,
     compact_job_add(job, level, &table, 1);
     compact_add_overlap(job, level + 1, table->smallest, table->largest);
     /* Nothing to merge with and nothing to drop: the table just changes its level. */
-    job->trivial = job->source_count == 1 && background_droppable(background, table) == 0;
+    job->trivial = job->source_count == 1 && background_droppable(background, table, 0) == 0;
     return job;
 }
 
@@ -461,7 +461,7 @@ static int compact_run(struct compact_job *job)
         background_output_push(&job->output, job->sources[0].tables[0]);
         job->read_bytes = 0;
     } else {
-        background_filter_begin(&job->filter, job->background->lsm->options.filter);
+        background_filter_begin(&job->filter, job->background->lsm->options.filter, &job->output);
         status = compact_merge(job);
     }
     if (status == 0)

@@ -88,6 +88,7 @@ struct lsm_filter_table {
     uint64_t version_first, version_last; /* `main` of its rows */
     uint64_t rows, tombstones;
     uint64_t superseded; /* rows of which a newer one is in the table too */
+    uint64_t settled;    /* watermark() of the job that wrote the table; 0: not known */
 };
 
 /* All of them run on the background core and must not wait; several jobs may be open at once. */
@@ -99,6 +100,9 @@ struct lsm_filter {
     /* About how many rows a merge of the table alone would drop now. NULL: those superseded and the
      * tombstones. */
     uint64_t (*droppable)(void *context, const struct lsm_filter_table *table);
+    /* What rows are dropped for, as a `main`: no output has rows left that go up to there, but for
+     * tombstones above older rows. NULL: not known. */
+    uint64_t (*watermark)(void *job);
 };
 
 /* ---- life ------------------------------------------------------------------------------------ */

@@ -22,6 +22,7 @@ struct lsm_table {
     struct bytes top_index;         /* raw block, owned */
     struct bytes bloom;             /* owned */
     char *path;                     /* owned */
+    uint64_t settled;               /* as in struct lsm_filter_table: background core */
     uint32_t references;            /* struct lsm_levels that name it: raft core */
 };
 

@@ -28,6 +28,12 @@ static void filter_end(void *job)
     free(job);
 }
 
+static uint64_t filter_watermark(void *context)
+{
+    const struct filter_job *job = context;
+    return job->purge_below < 0 ? 0 : (uint64_t)job->purge_below;
+}
+
 /* For each key: every version above the watermark, the newest at or below it unless that is a
  * tombstone, and a tombstone exactly at it (a watch from there still needs the event). */
 static bool filter_keep_key(const struct lsm_filter_row *filtered, int64_t purge_below)
@@ -65,7 +71,7 @@ static bool filter_keep(void *context, const struct lsm_filter_row *filtered)
 /* Of `rows` with versions spread evenly over [first, last], those up to `below`. */
 static uint64_t share_below(uint64_t rows, uint64_t first, uint64_t last, int64_t below)
 {
-    if (below < 0 || first > (uint64_t)below)
+    if (below < 0 || first > (uint64_t)below || first > last)
         return 0;
     if ((uint64_t)below >= last)
         return rows;
@@ -74,7 +80,9 @@ static uint64_t share_below(uint64_t rows, uint64_t first, uint64_t last, int64_
 }
 
 /* As filter_keep() decides, by what is known of the table: its rows of `k` are counted, not when
- * they were superseded, and nothing supersedes history. */
+ * they were superseded, and nothing supersedes history. But what superseded them, when the table
+ * was written, is above the watermark of then: a table is not worth a merge again before the
+ * watermark has moved, nor for tombstones that it had to keep. */
 static uint64_t filter_droppable(void *context, const struct lsm_filter_table *table)
 {
     struct mvcc_shared *shared = context;
@@ -83,9 +91,11 @@ static uint64_t filter_droppable(void *context, const struct lsm_filter_table *t
     uint8_t first = table->smallest.data[0], last = table->largest.data[0];
     if (first == MVCC_TABLE_HISTORY)
         return share_below(table->rows, table->version_first, table->version_last, below - 1);
+    /* Whatever the watermark; and their versions need not be revisions. */
     if (first > MVCC_TABLE_KEYS && last <= MVCC_TABLE_META)
-        return stale; /* whatever the watermark; and their versions need not be revisions */
-    return share_below(stale, table->version_first, table->version_last, below);
+        return table->settled > 0 ? 0 : stale;
+    return share_below(stale, u64_max(table->version_first, table->settled + 1),
+                       table->version_last, below);
 }
 
 void mvcc_configure_lsm(struct mvcc_shared *shared, struct lsm_options *options)
@@ -94,7 +104,8 @@ void mvcc_configure_lsm(struct mvcc_shared *shared, struct lsm_options *options)
                                          .begin = filter_begin,
                                          .keep = filter_keep,
                                          .end = filter_end,
-                                         .droppable = filter_droppable};
+                                         .droppable = filter_droppable,
+                                         .watermark = filter_watermark};
     options->filter = &shared->filter;
     options->point_table = MVCC_TABLE_KEYS;
 }

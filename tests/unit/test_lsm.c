@@ -743,7 +743,8 @@ static uint64_t rows_in_tables(void)
 
 static void garbage(void)
 {
-    static const struct lsm_filter filter = {NULL, filter_begin, filter_keep, filter_end, NULL};
+    static const struct lsm_filter filter = {
+        .begin = filter_begin, .keep = filter_keep, .end = filter_end};
     struct lsm_options options = tiny_options(in_root("garbage"));
     options.filter = &filter;
     watermark = 0;
@@ -806,8 +807,10 @@ static void expect_rows_below(uint64_t rows)
 
 static void worth(void)
 {
-    static const struct lsm_filter filter = {NULL, filter_begin, history_keep, filter_end,
-                                             history_droppable};
+    static const struct lsm_filter filter = {.begin = filter_begin,
+                                             .keep = history_keep,
+                                             .end = filter_end,
+                                             .droppable = history_droppable};
     enum { ROWS = 6000, OVERWRITES = 3000 };
     struct lsm_options options = tiny_options(in_root("worth"));
     options.filter = &filter;
@@ -848,6 +851,73 @@ static void worth(void)
 Test(lsm, tables_are_rewritten_when_the_filter_would_drop_rows_of_them)
 {
     in_fiber(worth);
+}
+
+static uint64_t settled_droppable(void *context, const struct lsm_filter_table *table)
+{
+    (void)context;
+    return table->settled >= table->version_last ? 0 : table->superseded + table->tombstones;
+}
+
+static uint64_t filter_watermark(void *job)
+{
+    return *(uint64_t *)job;
+}
+
+static uint64_t write_many(uint64_t version, uint32_t keys, enum lsm_kind kind)
+{
+    for (uint32_t i = 0; i < keys; i++) {
+        char key[16];
+        snprintf(key, sizeof(key), "k/%05u", i);
+        lsm_insert(lsm, bytes_from_text(key), (struct lsm_version){++version, 0}, kind,
+                   bytes_from_text(kind == LSM_VALUE ? "some value of a key" : ""));
+        lsm_commit(lsm, version, 1);
+    }
+    store_flush(version);
+    return version;
+}
+
+/* Tombstones above what they hide look like garbage and must stay: one look is enough. */
+static void settled(void)
+{
+    static const struct lsm_filter filter = {.begin = filter_begin,
+                                             .keep = filter_keep,
+                                             .end = filter_end,
+                                             .droppable = settled_droppable,
+                                             .watermark = filter_watermark};
+    enum { KEYS = 200, ROUNDS = 3 };
+    struct lsm_options options = tiny_options(in_root("settled"));
+    options.filter = &filter;
+    options.level0_tables = 1;
+    options.level_base_bytes = 1;
+    watermark = 0;
+    store_open(&options);
+    uint64_t version = write_many(0, KEYS, LSM_VALUE);
+    for (int i = 0; i < 60 * 1000 && stats_now().levels[LSM_LEVELS - 1].rows < KEYS; i++)
+        pause_ms(1);
+    cr_assert_eq(stats_now().levels[LSM_LEVELS - 1].rows, KEYS);
+    store_close();
+    options.level_base_bytes = MIB;
+    store_open(&options);
+    version = write_many(version, KEYS, LSM_TOMBSTONE);
+    pay_debts();
+    cr_assert_eq(stats_now().levels[1].rows, KEYS);
+    uint64_t want = stats_now().compactions + stats_now().levels[1].tables;
+    watermark = version;
+    for (int round = 1; round <= ROUNDS; round++) {
+        lsm_garbage_changed(lsm);
+        for (int i = 0; i < 60 * 1000 && stats_now().compactions < want; i++)
+            pause_ms(1);
+        store_settle();
+        cr_expect_eq(stats_now().compactions, want, "round %d", round);
+        cr_expect_eq(stats_now().levels[1].rows, KEYS, "what they hide lies below");
+    }
+    store_close();
+}
+
+Test(lsm, a_table_is_rewritten_once_for_what_has_to_stay)
+{
+    in_fiber(settled);
 }
 
 /* ---- large keys -------------------------------------------------------------------------------

@@ -505,16 +505,20 @@ static const struct {
     struct lsm_filter_table table;
     uint64_t never, at_8; /* rows that may go: nothing was compacted, or revision 8 is */
 } droppable_cases[] = {
-    {"keys of revisions behind it", {L("ka"), L("kz"), 9, 20, 100, 10, 40}, 0, 0},
-    {"of those up to it", {L("ka"), L("kz"), 2, 8, 100, 10, 40}, 0, 50},
-    {"half of them", {L("ka"), L("kz"), 5, 12, 100, 10, 40}, 0, 25},
-    {"keys that were written once", {L("ka"), L("kz"), 2, 8, 100, 0, 0}, 0, 0},
-    {"history before it", {L("r2"), L("r7"), 2, 7, 100, 0, 0}, 0, 100},
-    {"its own events are still read", {L("r8"), L("r9"), 8, 9, 100, 0, 0}, 0, 0},
-    {"half of the history", {L("r4"), L("r?"), 4, 11, 100, 0, 0}, 0, 50},
-    {"leases are read at their newest", {L("l1"), L("l9"), 9, 20, 100, 10, 40}, 50, 50},
-    {"so are facts", {L("m.ledger"), L("m.ledger"), 900, 999, 10, 0, 9}, 9, 9},
-    {"of before tables were cut", {L("kz"), L("r2"), 2, 8, 100, 10, 40}, 0, 50},
+    {"keys of revisions behind it", {L("ka"), L("kz"), 9, 20, 100, 10, 40, 0}, 0, 0},
+    {"of those up to it", {L("ka"), L("kz"), 2, 8, 100, 10, 40, 0}, 0, 50},
+    {"half of them", {L("ka"), L("kz"), 5, 12, 100, 10, 40, 0}, 0, 25},
+    {"keys that were written once", {L("ka"), L("kz"), 2, 8, 100, 0, 0, 0}, 0, 0},
+    {"history before it", {L("r2"), L("r7"), 2, 7, 100, 0, 0, 0}, 0, 100},
+    {"its own events are still read", {L("r8"), L("r9"), 8, 9, 100, 0, 0, 0}, 0, 0},
+    {"half of the history", {L("r4"), L("r?"), 4, 11, 100, 0, 0, 0}, 0, 50},
+    {"leases are read at their newest", {L("l1"), L("l9"), 9, 20, 100, 10, 40, 0}, 50, 50},
+    {"so are facts", {L("m.ledger"), L("m.ledger"), 900, 999, 10, 0, 9, 0}, 9, 9},
+    {"of before tables were cut", {L("kz"), L("r2"), 2, 8, 100, 10, 40, 0}, 0, 50},
+    {"written at it, so what it has must stay", {L("ka"), L("kz"), 2, 20, 100, 10, 40, 8}, 0, 0},
+    {"half of what came since it was written", {L("ka"), L("kz"), 1, 10, 100, 10, 40, 6}, 0, 25},
+    {"tombstones that had to stay", {L("ka"), L("kz"), 1, 5, 100, 100, 0, 6}, 0, 0},
+    {"and those of leases", {L("l1"), L("l9"), 9, 20, 100, 50, 0, 6}, 0, 0},
 };
 
 static void expect_droppable(struct store *store, bool compacted)
