@@ -33,6 +33,7 @@ struct compact_job {
     struct background_filter filter;
     struct background_output output;
     uint64_t read_bytes, start_ns;
+    uint64_t garbage_number; /* of the table that is rewritten for what may go; 0: not that */
     bool trivial;
 };
 
@@ -425,10 +426,23 @@ static struct compact_job *compact_pick_garbage(struct lsm_background *backgroun
                     continue;
                 struct compact_job *job = compact_job_create(background, level, 1);
                 compact_job_add(job, level, &table, 1);
+                job->garbage_number = number;
                 return job;
             }
     }
     return NULL;
+}
+
+/* Behind the others: where one does not fit on the disk a smaller one may. What is damaged would
+ * fail again. */
+static void compact_garbage_failed(struct lsm_background *background, uint64_t number, int status)
+{
+    struct background_queue *garbage = &background->garbage;
+    bool listed = status == ERR_CORRUPT; /* or anew, meanwhile */
+    for (uint32_t i = 0; i < garbage->count; i++)
+        listed |= (uint64_t)(uintptr_t)garbage->items[i] == number;
+    if (!listed)
+        background_queue_push(garbage, (void *)(uintptr_t)number);
 }
 
 static struct compact_job *compact_pick(struct lsm_background *background)
@@ -481,6 +495,8 @@ void background_compact_loop(struct lsm_background *background)
             continue;
         }
         int status = compact_run(job);
+        if (status < 0 && job->garbage_number != 0)
+            compact_garbage_failed(background, job->garbage_number, status);
         compact_job_destroy(job, status == 0 || job->trivial); /* a moved table stays either way */
         if (status < 0)
             background_wait_after(background, LSM_WORK_MERGE, status);

@@ -795,7 +795,7 @@ static uint64_t history_droppable(void *context, const struct lsm_filter_table *
     (void)context;
     if (table->smallest.data[0] != 'r')
         return watermark == 0 ? 0 : table->superseded;
-    return table->version_last <= watermark ? table->rows : 0;
+    return table->version_first <= watermark ? table->rows : 0;
 }
 
 static void expect_rows_below(uint64_t rows)
@@ -918,6 +918,46 @@ static void settled(void)
 Test(lsm, a_table_is_rewritten_once_for_what_has_to_stay)
 {
     in_fiber(settled);
+}
+
+/* What would free space needs some first, and is not forgotten when there is none. */
+static void garbage_without_room(void)
+{
+    static const struct lsm_filter filter = {.begin = filter_begin,
+                                             .keep = history_keep,
+                                             .end = filter_end,
+                                             .droppable = history_droppable};
+    enum { ROWS = 50 };
+    struct lsm_options options = tiny_options(in_root("room"));
+    options.filter = &filter;
+    options.level0_tables = 1;
+    watermark = 0;
+    store_open(&options);
+    for (uint64_t version = 1; version <= ROWS; version++) {
+        char key[32];
+        snprintf(key, sizeof(key), "r%012lu", version);
+        put_text(key, version, "what changed");
+        lsm_commit(lsm, version, 1);
+    }
+    store_flush(ROWS);
+    pay_debts();
+    cr_assert_eq(stats_now().levels[1].rows, ROWS);
+    watermark = ROWS - 1;
+    limit_files(0);
+    lsm_garbage_changed(lsm);
+    for (int i = 0; i < 60 * 1000 && lsm_failure(lsm) == 0; i++)
+        pause_ms(1);
+    cr_assert_eq(lsm_failure(lsm), -EFBIG);
+    limit_files(RLIM_INFINITY);
+    for (int i = 0; i < 60 * 1000 && lsm_failure(lsm) != 0; i++)
+        pause_ms(1);
+    cr_expect_eq(rows_in_tables(), 1);
+    store_close();
+}
+
+Test(lsm, garbage_waits_for_room_on_the_disk)
+{
+    in_fiber(garbage_without_room);
 }
 
 /* ---- large keys -------------------------------------------------------------------------------

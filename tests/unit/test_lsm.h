@@ -7,6 +7,9 @@
 #ifndef TESTS_UNIT_TEST_LSM_H
 #define TESTS_UNIT_TEST_LSM_H
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #include "core/err.h"
 #include "core/prng.h"
 #include "storage/lsm/lsm.h"
@@ -22,6 +25,16 @@ static inline void shell(const char *format, const char *a, const char *b)
 static inline void pause_ms(uint64_t ms)
 {
     fiber_sleep_until(core_now_ns(core) + ms * NS_PER_MS);
+}
+
+/* No file may become longer: to its writer EFBIG is as good as ENOSPC. */
+static inline void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    cr_assert_neq(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = bytes;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
 }
 
 /* ---- the store under test -------------------------------------------------------------------- */

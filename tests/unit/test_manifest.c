@@ -1,7 +1,5 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/resource.h>
 
 #include "storage/lsm/background.h"
 #include "storage/lsm/manifest.h"
@@ -163,19 +161,10 @@ Test(manifest, a_full_manifest_is_rotated)
 
 /* ---- a disk without room -----------------------------------------------------------------------
  * No file of this process may become longer than a table of these tests, so a manifest cannot be
- * allocated; to its caller EFBIG is as good as ENOSPC. */
+ * allocated. */
 
 enum { ROOM_FOR_TABLES = 128 * 1024 };
 _Static_assert(ROOM_FOR_TABLES < MANIFEST_BYTES_MIN, "a manifest is refused");
-
-static void limit_files(rlim_t bytes)
-{
-    struct rlimit limit;
-    cr_assert_neq(signal(SIGXFSZ, SIG_IGN), SIG_ERR);
-    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
-    limit.rlim_cur = bytes;
-    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
-}
 
 /* One file that matches; 0 or more others of a failed attempt would be left over. */
 static void expect_one_manifest(const char *dir)
