@@ -11,6 +11,7 @@
 
 #define COMPACT_YIELD_ROWS   32
 #define COMPACT_WINDOW_BYTES ((uint32_t)(256 * 1024))
+#define COMPACT_LEVEL1_TIMES 4 /* level 0 does not push into a level 1 of more times its bytes */
 
 /* Disjoint tables in key order: one level 0 table, or what one level contributes. */
 struct compact_source {
@@ -445,6 +446,17 @@ static void compact_garbage_failed(struct lsm_background *background, uint64_t n
         background_queue_push(garbage, (void *)(uintptr_t)number);
 }
 
+/* On the way to full pressure level 0 goes first, whatever the levels below owe: that stops no
+ * writes. But each such merge writes all of level 1 again, which gives nothing away meanwhile:
+ * under a load that keeps level 0 half full it would grow without end, and every merge take longer
+ * than the last. */
+static bool compact_level0_pushes(const struct lsm_background *background)
+{
+    const struct lsm_levels *levels = background->levels;
+    return compact_score(background, 0) >= 100 * LSM_LEVEL0_FULL_FACTOR / 2 &&
+           lsm_levels_bytes(levels, 1) <= COMPACT_LEVEL1_TIMES * lsm_levels_bytes(levels, 0);
+}
+
 static struct compact_job *compact_pick(struct lsm_background *background)
 {
     uint32_t worst = 0;
@@ -453,8 +465,7 @@ static struct compact_job *compact_pick(struct lsm_background *background)
         background->compact_all = false;
         return compact_pick_all(background);
     }
-    /* On the way to full pressure level 0 goes first: what the levels below owe stops no writes. */
-    if (compact_score(background, 0) >= 100 * LSM_LEVEL0_FULL_FACTOR / 2)
+    if (compact_level0_pushes(background))
         return compact_pick_level0(background);
     for (uint32_t level = 0; level + 1 < LSM_LEVELS; level++) {
         uint64_t score = compact_score(background, level);

@@ -618,14 +618,14 @@ static void flush_tables(uint64_t *version, uint32_t tables)
 }
 
 /* Level 1 is far over its target, as after a change of it; level 0 is half as full as it may be. */
-static void level0_first(void)
+static void expect_first(const char *name, uint32_t level1_flushes, bool level0_first)
 {
-    struct lsm_options options = tiny_options(in_root("first"));
+    struct lsm_options options = tiny_options(in_root(name));
     uint64_t version = 0;
     struct lsm_stats stats;
     options.level_base_bytes = GIB;
     store_open(&options);
-    flush_tables(&version, 20);
+    flush_tables(&version, level1_flushes);
     pay_debts();
     store_close();
     options.level0_tables = 100;
@@ -634,6 +634,7 @@ static void level0_first(void)
     lsm_stats(lsm, &stats);
     cr_assert_gt(stats.levels[1].tables, 4);
     cr_assert_geq(stats.levels[0].tables, 8);
+    cr_assert_eq(stats.levels[1].bytes <= 4 * stats.levels[0].bytes, level0_first);
     store_close();
     options.level0_tables = 2;
     options.level_base_bytes = 1;
@@ -642,13 +643,29 @@ static void level0_first(void)
         fiber_yield();
         lsm_stats(lsm, &stats);
     } while (stats.compactions == 0);
-    cr_expect_eq(stats.levels[0].tables, 0, "after %lu compactions", stats.compactions);
+    cr_expect_eq(stats.levels[0].tables == 0, level0_first, "%s, after %lu compactions", name,
+                 stats.compactions);
     store_close();
+}
+
+static void level0_first(void)
+{
+    expect_first("first", 20, true);
 }
 
 Test(lsm, level_0_goes_before_deeper_ones_when_it_might_stop_writes)
 {
     in_fiber(level0_first);
+}
+
+static void level1_first(void)
+{
+    expect_first("second", 120, false);
+}
+
+Test(lsm, level_0_does_not_push_into_a_level_1_of_many_times_its_size)
+{
+    in_fiber(level1_first);
 }
 
 static void level1_target(void)
