@@ -5,7 +5,7 @@
  *           back-pressure as long as flushes and merges get on, and an outage of the whole cluster
  *           when they do not: the disk is full, or a block that every merge needs is rotten, while
  *           heartbeats go on. So tables are *stuck* when they are full and nothing was installed
- *           for an election timeout in which work failed, or for STUCK_NS_MAX in any case.
+ *           for an election timeout while work fails, or for STUCK_NS_MAX in any case.
  *
  *           A leader with stuck tables offers its leadership to one voter after the other. One
  *           whose own tables are no better lets the offer pass: it does not campaign. One that is

@@ -249,12 +249,17 @@ int background_install(struct lsm_background *background, struct lsm_install *in
     return status;
 }
 
+void background_tell(struct lsm_background *background, enum lsm_work work, int status)
+{
+    lsm_post(background->lsm, background->core, core_id(background->lsm->core), LSM_MESSAGE_FAILED,
+             work, (void *)(uintptr_t)-status);
+}
+
 void background_wait_after(struct lsm_background *background, enum lsm_work work, int status)
 {
     if (background->stopping)
         return;
-    lsm_post(background->lsm, background->core, core_id(background->lsm->core), LSM_MESSAGE_FAILED,
-             work, (void *)(uintptr_t)-status);
+    background_tell(background, work, status);
     if (status == ERR_CORRUPT)
         sometimes(true, "lsm: a background job met damage");
     log_error("background work failed, will be tried again",

@@ -87,8 +87,11 @@ must_check int background_install(struct lsm_background *background, struct lsm_
                                   void (*change)(struct lsm_levels *levels, void *context),
                                   void *context);
 
-/* [fiber] After an error of a job: waits before the next try; the process stops for what a new file
- * cannot mend. */
+/* Tells the raft core that work failed; 0: that what failed is not due any more. */
+void background_tell(struct lsm_background *background, enum lsm_work work, int status);
+
+/* [fiber] After an error of a job: tells it and waits before the next try; the process stops for
+ * what a new file cannot mend. */
 void background_wait_after(struct lsm_background *background, enum lsm_work work, int status);
 
 /* compact.c: the body of the compaction fiber */

@@ -498,14 +498,18 @@ static int compact_run(struct compact_job *job)
 
 void background_compact_loop(struct lsm_background *background)
 {
+    int status = 0;
     while (!background->stopping) {
         /* A flush that installs meanwhile is fine: it only adds to level 0 (B2). */
         struct compact_job *job = compact_pick(background);
         if (job == NULL) {
+            if (status < 0) /* a job that is picked once; it would count as failing for ever */
+                background_tell(background, LSM_WORK_MERGE, 0);
+            status = 0;
             fiber_event_wait(&background->compact_event);
             continue;
         }
-        int status = compact_run(job);
+        status = compact_run(job);
         if (status < 0 && job->garbage_number != 0)
             compact_garbage_failed(background, job->garbage_number, status);
         compact_job_destroy(job, status == 0 || job->trivial); /* a moved table stays either way */

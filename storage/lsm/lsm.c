@@ -12,6 +12,9 @@
 /* Reference counts are per levels object; a level 0 this deep is a bug, not a load. */
 #define LSM_LEVEL0_TABLES_MAX 100000
 
+/* Once may be a moment. */
+#define LSM_FAILURES_MIN 2
+
 void lsm_post(struct lsm *lsm, struct core *from, uint32_t to, enum lsm_message kind,
               uint32_t small, void *pointer)
 {
@@ -279,8 +282,10 @@ uint64_t lsm_installs(const struct lsm *lsm)
 
 int lsm_failure(const struct lsm *lsm)
 {
-    int flush = lsm->failed[LSM_WORK_FLUSH];
-    return flush != 0 ? flush : lsm->failed[LSM_WORK_MERGE];
+    for (uint32_t work = 0; work < LSM_WORK_COUNT; work++)
+        if (lsm->failed[work].times >= LSM_FAILURES_MIN)
+            return lsm->failed[work].error;
+    return 0;
 }
 
 /* ---- writing ---------------------------------------------------------------------------------
@@ -382,7 +387,7 @@ static void lsm_on_install(void *context, struct core *core, const struct mesh_m
     invariant(install->levels->level[0].count < LSM_LEVEL0_TABLES_MAX);
     verify((lsm_levels_check(install->levels), true));
     lsm->flushed_index = install->levels->flushed_index;
-    lsm->failed[install->is_compaction ? LSM_WORK_MERGE : LSM_WORK_FLUSH] = 0;
+    lsm->failed[install->is_compaction ? LSM_WORK_MERGE : LSM_WORK_FLUSH].times = 0;
     lsm_count_install(lsm, install);
     lsm_view_publish(lsm, lsm_view_create(lsm, view->memtables, count, install->levels));
     free(install);
@@ -392,8 +397,10 @@ static void lsm_on_failed(void *context, struct core *core, const struct mesh_me
 {
     (void)core;
     struct lsm *lsm = context;
-    invariant(message->small < LSM_WORK_COUNT && message->word[0] != 0);
-    lsm->failed[message->small] = -(int)message->word[0];
+    invariant(message->small < LSM_WORK_COUNT);
+    struct lsm_failed *failed = &lsm->failed[message->small];
+    failed->error = -(int)message->word[0];
+    failed->times = failed->error == 0 ? 0 : failed->times + 1;
 }
 
 static void lsm_on_nothing(void *context, struct core *core, const struct mesh_message *message)

@@ -198,7 +198,8 @@ uint32_t lsm_pressure(const struct lsm *lsm); /* at most LSM_PRESSURE_STOP */
 /* Flushes and merges whose result was published since lsm_open(): the background gets on. */
 uint64_t lsm_installs(const struct lsm *lsm);
 
-/* 0, or why the flush, else the merge, that ran last failed; it is tried again each second. */
+/* 0, or why flushes, else merges, fail: one that is due did, twice in a row or more. It is tried
+ * again each second. */
 int lsm_failure(const struct lsm *lsm);
 
 /* ---- readers ----------------------------------------------------------------------------------

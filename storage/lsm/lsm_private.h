@@ -39,7 +39,8 @@ enum lsm_message {
     LSM_MESSAGE_STARTED,  /* background -> raft: flushes are welcome */
     LSM_MESSAGE_INSTALL,  /* background -> raft: struct lsm_install in word[0] */
     LSM_MESSAGE_STOPPED,  /* background -> raft */
-    LSM_MESSAGE_FAILED,   /* background -> raft: enum lsm_work in `small`, -error in word[0] */
+    LSM_MESSAGE_FAILED,   /* background -> raft: enum lsm_work in `small`, -error in word[0];
+                             0: what failed is not due any more */
     LSM_MESSAGE_COUNT
 };
 _Static_assert(LSM_MESSAGE_COUNT <= LSM_MESSAGE_KINDS, "kinds are reserved in lsm.h");
@@ -51,6 +52,12 @@ enum lsm_request {
 };
 
 enum lsm_work { LSM_WORK_FLUSH = 0, LSM_WORK_MERGE = 1, LSM_WORK_COUNT };
+
+/* In a row: since one was installed, or none was due any more. */
+struct lsm_failed {
+    uint32_t times;
+    int error; /* of the last */
+};
 
 struct lsm_view {
     uint64_t sequence;
@@ -100,8 +107,8 @@ struct lsm {
     uint32_t background_core;
     struct lsm_table **dead; /* tables without a reader while no background runs */
     uint32_t dead_count, dead_count_max;
-    struct lsm_stats counters;  /* flush and compaction parts */
-    int failed[LSM_WORK_COUNT]; /* error of the last one that ended; 0: it was installed */
+    struct lsm_stats counters; /* flush and compaction parts */
+    struct lsm_failed failed[LSM_WORK_COUNT];
     struct histogram flush_duration_ns, compaction_duration_ns;
 
     /* handed from lsm_open() to the background core */

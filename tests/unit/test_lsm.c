@@ -410,20 +410,34 @@ static uint32_t rotate(uint64_t version)
     return lsm_pressure(lsm);
 }
 
+static char dir[128], away[160];
+
+static void failing_store_open(const char *name)
+{
+    struct lsm_options options = tiny_options(in_root(name));
+    snprintf(dir, sizeof(dir), "%s", options.dir);
+    snprintf(away, sizeof(away), "%s.away", dir);
+    store_open(&options);
+}
+
+static void until_failed(enum lsm_work work, uint32_t times)
+{
+    for (int i = 0; i < 60 * 1000 && lsm->failed[work].times != times; i++)
+        pause_ms(1);
+    cr_assert_eq(lsm->failed[work].times, times);
+}
+
 /* A disk that takes no new file, and does again. */
 static void flushes_fail(void)
 {
     static const uint32_t pressures[] = {33, 66, 100, 133, 166, 200, 200};
-    struct lsm_options options = tiny_options(in_root("fails"));
-    char dir[128], away[160];
-    snprintf(dir, sizeof(dir), "%s", options.dir);
-    snprintf(away, sizeof(away), "%s.away", dir);
-    store_open(&options);
+    failing_store_open("fails");
     shell("mv %s %s", dir, away);
     for (uint64_t i = 0; i < ARRAY_COUNT(pressures); i++)
         cr_expect_eq(rotate(i + 1), pressures[i], "%lu memtables wait", i + 1);
-    for (int i = 0; i < 5000 && lsm_failure(lsm) == 0; i++)
-        pause_ms(1);
+    until_failed(LSM_WORK_FLUSH, 1);
+    cr_expect_eq(lsm_failure(lsm), 0, "it may have been a moment");
+    until_failed(LSM_WORK_FLUSH, 2);
     cr_expect_eq(lsm_failure(lsm), -ENOENT);
     cr_expect_eq(lsm_installs(lsm), 0);
     shell("mv %s %s", away, dir);
@@ -440,6 +454,28 @@ static void flushes_fail(void)
 Test(lsm, what_cannot_be_written_is_told_until_it_can)
 {
     in_fiber(flushes_fail);
+}
+
+/* It is picked once. Else what failed years ago would make a slow flush look like a full disk. */
+static void merge_fails(void)
+{
+    failing_store_open("merge");
+    (void)rotate(1);
+    store_settle();
+    shell("mv %s %s", dir, away);
+    for (int round = 0; round < 2; round++) {
+        lsm_compact_all(lsm);
+        until_failed(LSM_WORK_MERGE, 1);
+        until_failed(LSM_WORK_MERGE, 0);
+    }
+    cr_expect_eq(lsm_failure(lsm), 0);
+    shell("mv %s %s", away, dir);
+    store_close();
+}
+
+Test(lsm, a_merge_that_failed_and_is_not_due_any_more_is_forgotten)
+{
+    in_fiber(merge_fails);
 }
 
 /* ---- pins -------------------------------------------------------------------------------------
