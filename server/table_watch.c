@@ -25,13 +25,14 @@ static bool is_space(int error)
 
 /* ---- the alarm ------------------------------------------------------------------------------ */
 
-/* Past the queue of requests, which waits for it. Nobody waits for its result. */
-static bool raise_no_space(struct table_watch *watch)
+/* Past the queue of requests, which waits for it. A change of members that waits there is overtaken
+ * by it and fails at once (server/pending.h), where it would have waited for its deadline. Nobody
+ * waits for the alarm's own result. Returns the index of its entry, or 0: later. */
+static uint64_t raise_no_space(const struct node *node)
 {
-    struct node *node = watch->node;
     struct raft_driver *driver = node->raft;
     uint8_t body[24];
-    uint64_t index;
+    uint64_t index = 0;
     struct alarm_request alarm = {
         .action = ALARM_ACTIVATE, .member = node->identity.member_id, .kind = ALARM_NO_SPACE};
     uint8_t *end = kv_encode_alarm_request(body, &alarm);
@@ -43,27 +44,28 @@ static bool raise_no_space(struct table_watch *watch)
                               .body = bytes_make(body, (size_t)(end - body))};
     struct proposal *proposal = proposal_create(node->map.raft, (uint32_t)request.body.size);
     if (proposal == NULL)
-        return false;
+        return 0;
     proposal_fill(proposal, &request);
     proposal->finished = true;
     struct entry entry = {.type = ENTRY_NORMAL,
                           .payload = proposal->payload,
                           .payload_bytes = proposal->payload_bytes,
                           .payload_crc = proposal->payload_crc};
-    bool proposed = raft_propose(&driver->raft, &entry, 1, &index) == 0;
-    if (proposed)
+    if (raft_propose(&driver->raft, &entry, 1, &index) == 0)
         proposal_enter_log(proposal);
+    else
+        index = 0;
     proposal_destroy(proposal);
-    return proposed;
+    return index;
 }
 
 /* Also when it is disarmed before there is room: else clients would wait for nothing again. */
-static void keep_alarm_raised(struct table_watch *watch, int failure, uint64_t now_ns)
+static void keep_alarm_raised(struct table_watch *watch, int failure)
 {
-    uint64_t timeout_ns = watch->node->raft->raft.options.election_timeout_ns;
-    if (is_space(failure) && alarm_admit_write(&watch->node->shared, true) == 0 &&
-        now_ns - watch->alarm_ns >= timeout_ns && raise_no_space(watch))
-        watch->alarm_ns = now_ns;
+    const struct node *node = watch->node;
+    if (is_space(failure) && alarm_admit_write(&node->shared, true) == 0 &&
+        node->raft->raft.log.applied_index >= watch->alarm_index)
+        watch->alarm_index = raise_no_space(node);
 }
 
 /* ---- leading -------------------------------------------------------------------------------- */
@@ -100,7 +102,7 @@ static void offer(struct table_watch *watch, int failure, uint64_t now_ns)
     if (raft->transferee != 0)
         return;
     if (now_ns < watch->retry_ns) {
-        keep_alarm_raised(watch, failure, now_ns);
+        keep_alarm_raised(watch, failure);
         return;
     }
     if (watch->round_ns == 0)
@@ -163,6 +165,6 @@ void table_watch_look(struct table_watch *watch, const struct table_signs *signs
         offer(watch, signs->failure, now_ns);
     } else {
         round_end(watch);
-        watch->retry_ns = 0;
+        watch->retry_ns = watch->alarm_index = 0;
     }
 }

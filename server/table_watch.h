@@ -51,7 +51,7 @@ struct table_watch {
     uint64_t led_ns;            /* when a leader was known last */
     struct raft_id_set offered; /* voters that were offered the leadership in this round */
     uint64_t round_ns;          /* idle_ns when this round began; 0: none has */
-    uint64_t alarm_ns;          /* when the alarm was raised last */
+    uint64_t alarm_index;       /* of the alarm that was raised last, by this leader; 0: none */
     uint64_t retry_ns;          /* nobody took it: the next round begins then */
     uint64_t moves;             /* offers made */
 };
