@@ -161,10 +161,12 @@ void table_watch_look(struct table_watch *watch, const struct table_signs *signs
     bool waited =
         watch->waited_ns != 0 && now_ns - watch->waited_ns < raft->options.election_timeout_ns;
     restrict_campaigns(watch, stuck || waited, now_ns);
-    if (stuck && raft->role == RAFT_ROLE_LEADER) {
+    bool leads = raft->role == RAFT_ROLE_LEADER;
+    if (stuck && leads) {
         offer(watch, signs->failure, now_ns);
-    } else {
-        round_end(watch);
-        watch->retry_ns = watch->alarm_index = 0;
+        return;
     }
+    round_end(watch);
+    if (!leads || signs->pressure < LSM_PRESSURE_FULL) /* else one step was made, of many */
+        watch->retry_ns = watch->alarm_index = 0;
 }

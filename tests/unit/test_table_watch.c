@@ -115,6 +115,9 @@ Test(table_watch, each_voter_is_offered_the_leadership_and_without_a_taker_it_st
         cr_expect_gt(offered[id - 1], 0, "member %lu", id);
     cr_expect_eq(raft->role, RAFT_ROLE_LEADER);
     cr_expect_eq(raft->log.last_index, last, "it is not space that is missing: no alarm");
+    signs.installs++;
+    pass(&signs, 6 * TIMEOUT_NS, 0);
+    cr_expect_eq(watch->moves, 3, "one flush of many was done: nobody else is asked again");
     pass(&signs, TABLE_WATCH_RETRY_NS, 0);
     cr_expect_gt(watch->moves, 3, "once more, later");
     world_close();
