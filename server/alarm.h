@@ -4,9 +4,8 @@
  * Story     NOSPACE is raised for a member whose data reaches its quota, or that leads and has no
  *           room for tables, as no other member that answers has (server/table_watch.h): puts are
  *           refused everywhere until an operator disarms it, deletes and compaction go on. CORRUPT
- *           refuses
- *           every write. Alarms go through the log, also when they are only listed (which makes
- *           listing a probe of the quorum).
+ *           refuses every write. Alarms go through the log, also when they are only listed (which
+ *           makes listing a probe of the quorum).
  * Owner     The set belongs to the raft core; a bit mask of what is raised is published to all
  *           cores.
  * Durable   With the batch that applies it, in the state machine's meta table.

@@ -6,7 +6,8 @@
  *           applied index, and only then reported: replies leave and waiting reads go on. Between
  *           two batches the loop waits while the tables are LSM_PRESSURE_STOP behind, as they are
  *           on a member whose disk is slower than the leader's, or full: what waits is in the log,
- *           and takes no memory. Only a flush or a merge ends that, and neither needs the loop.
+ *           and takes memory for its sizes only. Only a flush or a merge ends that, and neither
+ *           needs the loop.
  * Owner     The raft core. Only writer of the state machine.
  * Errors    An error of the request itself is its result. An error of the storage (a block that
  *           cannot be read) stops the loop and the process: the state machine must not skip an
