@@ -23,7 +23,6 @@ struct sst_write {
     struct io_op op;
     uint8_t *buffer;
     struct fiber_event written;
-    struct sst_writer *writer;
     uint64_t offset;
     uint32_t bytes;
     int32_t result;
@@ -104,8 +103,9 @@ static void sst_write_begin(struct sst_writer *writer, struct sst_write *write, 
     reactor_write(core_reactor(core_current()), &write->op, writer->file, span, 0);
 }
 
-/* 0 when nothing was in flight or all of it arrived. */
-static int sst_write_end(struct sst_write *write)
+/* 0 when nothing was in flight or all of it arrived. A disk that becomes full takes a part first:
+ * only the attempt to write the rest tells why. */
+static int sst_write_end(struct sst_writer *writer, struct sst_write *write)
 {
     if (write->bytes == 0)
         return 0;
@@ -116,7 +116,11 @@ static int sst_write_end(struct sst_write *write)
     write->bytes = 0;
     if (write->result < 0)
         return write->result;
-    return write->result == (int32_t)bytes ? 0 : -EIO; /* the file is new: given up as a whole */
+    uint32_t done = (uint32_t)write->result;
+    struct io_span rest = {
+        .base = write->buffer + done, .offset = write->offset + done, .bytes = bytes - done};
+    int32_t result = await_write(writer->file, rest, 0);
+    return result < 0 ? result : 0;
 }
 
 static int sst_writer_flush(struct sst_writer *writer)
@@ -126,7 +130,7 @@ static int sst_writer_flush(struct sst_writer *writer)
     sst_write_begin(writer, full, writer->fill);
     writer->filling ^= 1;
     writer->fill = 0;
-    return sst_write_end(&writer->writes[writer->filling]);
+    return sst_write_end(writer, &writer->writes[writer->filling]);
 }
 
 static int sst_writer_append(struct sst_writer *writer, const void *from, size_t bytes)
@@ -445,7 +449,7 @@ static int sst_writer_drain(struct sst_writer *writer)
     if (writer->fill > 0)
         status = sst_writer_flush(writer);
     for (uint32_t i = 0; i < ARRAY_COUNT(writer->writes); i++) {
-        int ended = sst_write_end(&writer->writes[i]);
+        int ended = sst_write_end(writer, &writer->writes[i]);
         status = status < 0 ? status : ended;
     }
     return status;

@@ -1,5 +1,7 @@
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "storage/lsm/block.h"
@@ -208,6 +210,40 @@ static void overfull(void)
 Test(sst, a_top_index_of_more_than_a_block_is_an_error)
 {
     in_fiber(overfull);
+}
+
+/* A limit of file sizes does what a disk does: a part of the last write is taken. */
+static void full_disk(void)
+{
+    char path[160];
+    snprintf(path, sizeof(path), "%s/000007.sst", root);
+    struct sst_writer_options options = {
+        .path = path, .number = 7, .block_bytes = 4096, .bloom_bits_per_key = 10};
+    struct rlimit limit;
+    cr_assert_eq(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = SST_WRITE_BYTES + 3 * (uint64_t)IO_ALIGN_BYTES;
+    signal(SIGXFSZ, SIG_IGN);
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    struct sst_writer *writer = NULL;
+    cr_assert_eq(sst_writer_open(&options, &writer), 0);
+    uint8_t key[8], value[1024] = {0};
+    struct lsm_row row = {.key = bytes_make(key, sizeof(key)),
+                          .version = {1, 0},
+                          .value = bytes_make(value, sizeof(value))};
+    int status = 0;
+    for (uint64_t rows = 0; rows < 4 * SST_WRITE_BYTES / sizeof(value) && status == 0; rows++) {
+        be64_store(key, rows);
+        status = sst_writer_add(writer, &row);
+    }
+    cr_expect_eq(status, -EFBIG, "%s", err_text(status));
+    sst_writer_abandon(writer);
+    limit.rlim_cur = limit.rlim_max;
+    cr_assert_eq(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+Test(sst, a_write_that_is_cut_short_tells_why)
+{
+    in_fiber(full_disk);
 }
 
 /* ---- damage ------------------------------------------------------------------------------------
