@@ -6,8 +6,8 @@
  *           before it left. It succeeds when it was applied here.
  * Owner     The raft core; call in a fiber of it.
  * Errors    membership_check()'s, before and after the log; ERR_CONFIG as consensus gives it;
- *           ERR_TIMEOUT (if its turn had come, it may still happen), ERR_STOPPED. The timeout counts
- *           from the call.
+ *           ERR_TIMEOUT (if its turn had come, it may still happen), ERR_STOPPED. The timeout
+ *           counts from the call.
  */
 #ifndef SERVER_MEMBER_REQUEST_H
 #define SERVER_MEMBER_REQUEST_H

@@ -490,9 +490,22 @@ static int32_t occupy(struct sim_disk *disk, struct sim_inode *inode, uint64_t e
     return 0;
 }
 
+/* As much of a write as there is room for; all of it, when there is for nothing. */
+static uint32_t writable_bytes(const struct sim_disk *disk, const struct sim_inode *inode,
+                               const struct io_span *span)
+{
+    uint64_t limit = limit_bytes(disk);
+    uint64_t room = limit > disk->used_bytes ? limit - disk->used_bytes : 0;
+    uint64_t end = (inode->allocated_bytes + room) / SIM_PAGE_BYTES * SIM_PAGE_BYTES;
+    if (end <= span->offset)
+        return span->bytes;
+    return (uint32_t)u64_min(span->bytes, end - span->offset);
+}
+
 int32_t sim_disk_write(struct sim_disk *disk, struct sim_inode *inode, struct io_span span,
                        bool durable)
 {
+    span.bytes = writable_bytes(disk, inode, &span);
     uint64_t end = span.offset + span.bytes;
     int32_t error = occupy(disk, inode, end);
     if (error < 0)

@@ -11,7 +11,7 @@
  * Threads   One.
  * Units     Bytes. Pages are SIM_PAGE_BYTES; sectors 512 or 4096, by seed.
  * Errors    As the kernel: -ENOENT, -EEXIST, -EISDIR, -ENOTDIR, -ENOTEMPTY, -EINVAL, -EBADF,
- *           -ENOSPC.
+ *           -ENOSPC; a write for which there is some room is cut short.
  */
 #ifndef TESTS_SIM_DISK_H
 #define TESTS_SIM_DISK_H

@@ -1,5 +1,6 @@
 /* The operator of the whole-node simulator: changes the members, moves leadership and disarms
- * alarms by etcd's own API, over gRPC, as etcdctl would. It knows what it was answered, and nothing else. */
+ * alarms by etcd's own API, over gRPC, as etcdctl would. It knows what it was answered, and nothing
+ * else. */
 #include <stdio.h>
 #include <stdlib.h>
 
