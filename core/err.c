@@ -67,3 +67,8 @@ enum err_action err_action(int error)
     invariant(error < 0);
     return ERR_ACTION_FATAL;
 }
+
+bool err_is_no_room(int error)
+{
+    return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
+}

@@ -126,4 +126,7 @@ const char *err_name(int error);
 enum grpc_status err_grpc_status(int error);
 enum err_action err_action(int error);
 
+/* A file cannot grow; less data may mend that. */
+bool err_is_no_room(int error);
+
 #endif

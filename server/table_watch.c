@@ -17,12 +17,6 @@ void table_watch_init(struct table_watch *watch, struct node *node)
     *watch = (struct table_watch){.node = node};
 }
 
-/* What fewer puts, deletes and compactions of revisions may mend. EFBIG: versions of one key. */
-static bool is_space(int error)
-{
-    return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
-}
-
 /* ---- the alarm ------------------------------------------------------------------------------ */
 
 /* Past the queue of requests, which waits for it. A change of members that waits there is overtaken
@@ -63,7 +57,7 @@ static uint64_t raise_no_space(const struct node *node)
 static void keep_alarm_raised(struct table_watch *watch, int failure)
 {
     const struct node *node = watch->node;
-    if (is_space(failure) && alarm_admit_write(&node->shared, true) == 0 &&
+    if (err_is_no_room(failure) && alarm_admit_write(&node->shared, true) == 0 &&
         node->raft->raft.log.applied_index >= watch->alarm_index)
         watch->alarm_index = raise_no_space(node);
 }

@@ -192,11 +192,6 @@ static void space_retry(struct timer *timer)
     wal_keeper_kick(container_of(timer, struct wal, space_timer));
 }
 
-static bool is_out_of_space(int error)
-{
-    return error == -ENOSPC || error == -EDQUOT || error == -EFBIG;
-}
-
 static void prepare_segments(struct wal *wal)
 {
     while (!wal->closing && wal->segment_count - wal->active - 1 < wal->segments_ready) {
@@ -208,14 +203,14 @@ static void prepare_segments(struct wal *wal)
                                        &wal->closing, &segment.file);
         if (result == ERR_STOPPED)
             return;
-        if (result < 0 && !is_out_of_space(result) && result != -ENOMEM)
+        if (result < 0 && !err_is_no_room(result) && result != -ENOMEM)
             fatal("log segment %u could not be prepared in %s: %s", number, wal->directory,
                   err_text(result));
         if (result < 0) {
-            if (!wal->space_low && is_out_of_space(result))
+            if (!wal->space_low && err_is_no_room(result))
                 log_warn("no space to prepare a log segment", LOG_TEXT("directory", wal->directory),
                          LOG_ERROR(result));
-            wal->space_low = wal->space_low || is_out_of_space(result);
+            wal->space_low = wal->space_low || err_is_no_room(result);
             timer_start(core_timers(wal->core), &wal->space_timer,
                         core_now_ns(wal->core) + WAL_SPACE_RETRY_NS);
             return;

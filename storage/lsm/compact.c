@@ -457,10 +457,17 @@ static bool compact_level0_pushes(const struct lsm_background *background)
            lsm_levels_bytes(levels, 1) <= COMPACT_LEVEL1_TIMES * lsm_levels_bytes(levels, 0);
 }
 
-static struct compact_job *compact_pick(struct lsm_background *background)
+/* `wants_room`: the last merge found too little on the disk. What makes some goes first then; a
+ * table's rewrite needs less room than a merge with the level below. */
+static struct compact_job *compact_pick(struct lsm_background *background, bool wants_room)
 {
     uint32_t worst = 0;
     uint64_t worst_score = 0;
+    if (wants_room) {
+        struct compact_job *job = compact_pick_garbage(background);
+        if (job != NULL)
+            return job;
+    }
     if (background->compact_all) {
         background->compact_all = false;
         return compact_pick_all(background);
@@ -499,9 +506,10 @@ static int compact_run(struct compact_job *job)
 void background_compact_loop(struct lsm_background *background)
 {
     int status = 0;
+    bool wants_room = false;
     while (!background->stopping) {
         /* A flush that installs meanwhile is fine: it only adds to level 0 (B2). */
-        struct compact_job *job = compact_pick(background);
+        struct compact_job *job = compact_pick(background, wants_room);
         if (job == NULL) {
             if (status < 0) /* a job that is picked once; it would count as failing for ever */
                 background_tell(background, LSM_WORK_MERGE, 0);
@@ -512,6 +520,8 @@ void background_compact_loop(struct lsm_background *background)
         status = compact_run(job);
         if (status < 0 && job->garbage_number != 0)
             compact_garbage_failed(background, job->garbage_number, status);
+        if (status < 0 || job->garbage_number == 0) /* in turns, while neither finds any */
+            wants_room = err_is_no_room(status) && job->garbage_number == 0;
         compact_job_destroy(job, status == 0 || job->trivial); /* a moved table stays either way */
         if (status < 0)
             background_wait_after(background, LSM_WORK_MERGE, status);

@@ -1008,6 +1008,52 @@ static void garbage_without_room(void)
     store_close();
 }
 
+/* A merge of level 0 that finds no room stays due; what makes room must not wait for it. */
+static void garbage_makes_room(void)
+{
+    static const struct lsm_filter filter = {.begin = filter_begin,
+                                             .keep = history_keep,
+                                             .end = filter_end,
+                                             .droppable = history_droppable};
+    enum { ROWS = 50, KEYS = 2000 };
+    struct lsm_options options = tiny_options(in_root("makes-room"));
+    options.filter = &filter;
+    options.level0_tables = 1;
+    options.memtable_bytes = options.table_bytes = options.level_base_bytes = MIB;
+    options.compression = options.compression_top = LSM_COMPRESSION_NONE;
+    watermark = 0;
+    store_open(&options);
+    for (uint64_t version = 1; version <= ROWS; version++) {
+        char key[32];
+        snprintf(key, sizeof(key), "r%012lu", version);
+        put_text(key, version, "what changed");
+        lsm_commit(lsm, version, 1);
+    }
+    uint64_t version = write_many(ROWS, KEYS, LSM_VALUE);
+    pay_debts();
+    cr_assert_eq(stats_now().levels[1].rows, ROWS + KEYS);
+    limit_files(stats_now().levels[1].bytes + IO_ALIGN_BYTES);
+    write_many(version, KEYS, LSM_VALUE);
+    for (int i = 0; i < 60 * 1000 && lsm_failure(lsm) == 0; i++)
+        pause_ms(1);
+    cr_assert_eq(lsm_failure(lsm), -EFBIG, "both versions are more than a file may have");
+    watermark = ROWS;
+    lsm_garbage_changed(lsm);
+    for (int i = 0; i < 10 * 1000 && stats_now().levels[1].rows > KEYS; i++)
+        pause_ms(1);
+    cr_expect_eq(stats_now().levels[1].rows, KEYS);
+    limit_files(RLIM_INFINITY);
+    for (int i = 0; i < 60 * 1000 && stats_now().levels[1].rows < 2 * KEYS; i++)
+        pause_ms(1);
+    cr_expect_eq(rows_in_tables(), 2 * KEYS);
+    store_close();
+}
+
+Test(lsm, garbage_goes_first_when_a_merge_finds_no_room)
+{
+    in_fiber(garbage_makes_room);
+}
+
 Test(lsm, garbage_waits_for_room_on_the_disk)
 {
     in_fiber(garbage_without_room);
