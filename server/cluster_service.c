@@ -190,7 +190,7 @@ void cluster_service_member_list(struct rpc_call *call)
     if (error < 0)
         rpc_fail(call, error);
     else if (linearizable)
-        frontend_read(call, list_go);
+        frontend_read_for(call, list_go);
     else
         list_go(call, 0);
 }

@@ -55,9 +55,9 @@ static void quiet_check(struct frontend *frontend)
 
 /* ---- linearizable reads --------------------------------------------------------------------- */
 
-static struct rpc_call *call_of(struct queue_link *link)
+static struct frontend_read *read_of(struct queue_link *link)
 {
-    return container_of(container_of(link, struct call_state, link), struct rpc_call, user);
+    return container_of(link, struct frontend_read, link);
 }
 
 bool frontend_reads_are_local(const struct frontend *frontend)
@@ -65,19 +65,30 @@ bool frontend_reads_are_local(const struct frontend *frontend)
     return atomic_load_explicit(&frontend->node->shared.reads_local, memory_order_acquire);
 }
 
-void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int error))
+void frontend_read(struct frontend *frontend, struct frontend_read *read,
+                   void (*go)(struct frontend_read *read, int error))
 {
-    struct frontend *frontend = call_frontend(call);
     if (frontend_reads_are_local(frontend)) {
-        go(call, 0);
+        go(read, 0);
         return;
     }
-    struct call_state *state = call_state(call);
-    queue_link_init(&state->link);
-    state->go = go;
-    state->batch = 0;
-    state->deadline_ns = core_now_ns(frontend->core) + node_request_timeout_ns(frontend->node);
-    queue_append(&frontend->gathered, &state->link);
+    queue_link_init(&read->link);
+    read->go = go;
+    read->batch = 0;
+    read->deadline_ns = core_now_ns(frontend->core) + node_request_timeout_ns(frontend->node);
+    queue_append(&frontend->gathered, &read->link);
+}
+
+static void call_go(struct frontend_read *read, int error)
+{
+    struct call_state *state = container_of(read, struct call_state, read);
+    state->go(container_of((void *)state, struct rpc_call, user), error);
+}
+
+void frontend_read_for(struct rpc_call *call, void (*go)(struct rpc_call *call, int error))
+{
+    call_state(call)->go = go;
+    frontend_read(call_frontend(call), &call_state(call)->read, call_go);
 }
 
 static void reads_ask(struct frontend *frontend)
@@ -87,7 +98,7 @@ static void reads_ask(struct frontend *frontend)
     uint64_t batch = ++frontend->batch;
     struct queue_link *link;
     while ((link = queue_pop(&frontend->gathered)) != NULL) {
-        container_of(link, struct call_state, link)->batch = batch;
+        read_of(link)->batch = batch;
         queue_append(&frontend->outstanding, link);
     }
     struct mesh_message message = {.kind = MESSAGE_READ_INDEX, .word = {batch}};
@@ -105,12 +116,10 @@ static void on_read_index_done(void *context, struct core *core, const struct me
     struct queue_link *link;
     queue_init(&ready, QUEUE_UNBOUNDED);
     while (!queue_is_empty(&frontend->outstanding) &&
-           container_of(frontend->outstanding.first, struct call_state, link)->batch <= batch)
+           read_of(frontend->outstanding.first)->batch <= batch)
         queue_append(&ready, queue_pop(&frontend->outstanding));
-    while ((link = queue_pop(&ready)) != NULL) {
-        struct rpc_call *call = call_of(link);
-        call_state(call)->go(call, error);
-    }
+    while ((link = queue_pop(&ready)) != NULL)
+        read_of(link)->go(read_of(link), error);
     quiet_check(frontend);
 }
 
@@ -212,10 +221,9 @@ static void on_proposed(void *context, struct core *core, const struct mesh_mess
 static void sweep_reads(struct frontend *frontend, uint64_t now_ns)
 {
     while (!queue_is_empty(&frontend->outstanding) &&
-           container_of(frontend->outstanding.first, struct call_state, link)->deadline_ns <=
-               now_ns) {
-        struct rpc_call *call = call_of(queue_pop(&frontend->outstanding));
-        rpc_fail(call, ERR_TIMEOUT);
+           read_of(frontend->outstanding.first)->deadline_ns <= now_ns) {
+        struct frontend_read *read = read_of(queue_pop(&frontend->outstanding));
+        read->go(read, ERR_TIMEOUT);
     }
 }
 

@@ -5,8 +5,7 @@
  * Story     Handlers (kv_service.c, ...) run in the receive path. A write becomes a proposal; a
  *           linearizable read joins the batch of its turn, which asks the raft core once. Calls
  *           without an answer after the request timeout fail with "request timed out"; the write
- *           may still
- *           happen, as etcd's may.
+ *           may still happen, as etcd's may.
  * Owner     The connection core; one frontend each.
  */
 #ifndef SERVER_FRONTEND_H
@@ -44,12 +43,18 @@ struct frontend {
     struct fiber_event *quiet; /* wakes when in_flight and outstanding are zero */
 };
 
-/* What a handler keeps in rpc_call.user while the call waits. */
-struct call_state {
+/* A linearizable read that waits. */
+struct frontend_read {
     struct queue_link link;
-    void (*go)(struct rpc_call *call, int error);
+    void (*go)(struct frontend_read *read, int error);
     uint64_t batch;
     uint64_t deadline_ns;
+};
+
+/* What a handler keeps in rpc_call.user while the call waits. */
+struct call_state {
+    struct frontend_read read;
+    void (*go)(struct rpc_call *call, int error);
 };
 _Static_assert(sizeof(struct call_state) <= RPC_CALL_USER_WORDS * sizeof(uint64_t), "fits");
 
@@ -80,9 +85,13 @@ void frontend_close_listeners(struct node *node);
 /* Everything acknowledged before now is readable here without asking anybody (L1, L2). */
 bool frontend_reads_are_local(const struct frontend *frontend);
 
-/* `go(call, 0)` runs on this core once everything committed before now is readable here, perhaps at
- * once; or with an error. The request must have been kept. */
-void frontend_read(struct rpc_call *call, void (*go)(struct rpc_call *call, int error));
+/* `go(read, 0)` runs on this core once everything committed before now is readable here, perhaps at
+ * once; or with an error, within the request timeout. `read` is the caller's until then. */
+void frontend_read(struct frontend *frontend, struct frontend_read *read,
+                   void (*go)(struct frontend_read *read, int error));
+
+/* The same for a call, whose request must have been kept. */
+void frontend_read_for(struct rpc_call *call, void (*go)(struct rpc_call *call, int error));
 
 /* The call is answered when the request, validated, was applied. Completes the call. */
 void frontend_propose(struct rpc_call *call, enum request_kind kind, struct bytes body);

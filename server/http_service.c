@@ -43,39 +43,54 @@ static bool query_has(const struct http_request *request, const char *wanted)
 
 /* ---- health --------------------------------------------------------------------------------- */
 
+/* What checks judge by. */
+struct signs {
+    const struct node *node;
+    int read_error; /* of a linearizable read */
+};
+
 struct check {
     const char *name;
-    bool (*passes)(const struct node *node);
-    const char *failure;
+    const char *(*failure)(const struct signs *signs); /* NULL: it passes */
 };
+
+static uint64_t alarms_of(const struct node *node)
+{
+    return atomic_load_explicit(&node->shared.alarms, memory_order_relaxed);
+}
 
 static bool has_leader(const struct node *node)
 {
     return atomic_load_explicit(&node->shared.leader, memory_order_relaxed) != 0;
 }
 
-static bool not_corrupt(const struct node *node)
+static const char *data_corruption(const struct signs *signs)
 {
-    return !(atomic_load_explicit(&node->shared.alarms, memory_order_relaxed) &
-             (1u << ALARM_CORRUPT));
+    return alarms_of(signs->node) & (1u << ALARM_CORRUPT) ? "alarm activated: CORRUPT" : NULL;
 }
 
-static bool is_no_learner(const struct node *node)
+static const char *serializable_read(const struct signs *signs maybe_unused)
 {
-    return !atomic_load_explicit(&node->shared.is_learner, memory_order_relaxed);
+    return NULL;
 }
 
-static bool always(const struct node *node maybe_unused)
+static const char *linearizable_read(const struct signs *signs)
 {
-    return true;
+    return signs->read_error < 0 ? err_text(signs->read_error) : NULL;
 }
 
-static const struct check live_checks[] = {{"serializable_read", always, ""}};
+static const char *non_learner(const struct signs *signs)
+{
+    bool is_learner = atomic_load_explicit(&signs->node->shared.is_learner, memory_order_relaxed);
+    return is_learner ? "not supported for learner" : NULL;
+}
+
+static const struct check live_checks[] = {{"serializable_read", serializable_read}};
 static const struct check ready_checks[] = {
-    {"data_corruption", not_corrupt, "alarm activated: CORRUPT"},
-    {"serializable_read", always, ""},
-    {"linearizable_read", has_leader, "etcdserver: no leader"},
-    {"non_learner", is_no_learner, "not supported for learner"},
+    {"data_corruption", data_corruption},
+    {"serializable_read", serializable_read},
+    {"linearizable_read", linearizable_read},
+    {"non_learner", non_learner},
 };
 
 /* "/readyz" for all checks, "/readyz/name" for one. False: no such check. */
@@ -89,24 +104,31 @@ static bool check_wanted(const struct http_request *request, const char *path, c
         bytes_from_text(name));
 }
 
-static void reply_checks(struct http_request *request, const struct check *checks, size_t count,
-                         const char *path)
+static bool check_excluded(const struct http_request *request, const char *name)
 {
-    const struct node *node = ((struct frontend *)request->service)->node;
+    char exclude[64];
+    snprintf(exclude, sizeof(exclude), "exclude=%s", name);
+    return query_has(request, exclude);
+}
+
+static void reply_checks(struct http_request *request, const struct check *checks, size_t count,
+                         const char *path, int read_error)
+{
+    struct signs signs = {.node = ((struct frontend *)request->service)->node,
+                          .read_error = read_error};
     char body[1024];
     size_t used = 0;
     bool passed = true, any = false;
     for (size_t i = 0; i < count; i++) {
-        char exclude[64];
         if (!check_wanted(request, path, checks[i].name))
             continue;
         any = true;
-        snprintf(exclude, sizeof(exclude), "exclude=%s", checks[i].name);
-        bool ok = query_has(request, exclude) || checks[i].passes(node);
-        passed &= ok;
+        const char *failure =
+            check_excluded(request, checks[i].name) ? NULL : checks[i].failure(&signs);
+        passed &= failure == NULL;
         used += (size_t)snprintf(body + used, sizeof(body) - used,
-                                 ok ? "[+]%s ok\n" : "[-]%s failed: %s\n", checks[i].name,
-                                 checks[i].failure);
+                                 failure == NULL ? "[+]%s ok\n" : "[-]%s failed: %s\n",
+                                 checks[i].name, failure);
     }
     bool verbose = query_has(request, "verbose") || query_has(request, "verbose=true");
     if (!any)
@@ -119,22 +141,86 @@ static void reply_checks(struct http_request *request, const struct check *check
     }
 }
 
-static void reply_health(struct http_request *request)
+static void reply_ready(struct http_request *request, int read_error)
+{
+    reply_checks(request, ready_checks, ARRAY_COUNT(ready_checks),
+                 path_is(request, "/ready") ? "/ready" : "/readyz", read_error);
+}
+
+static void reply_health(struct http_request *request, const char *reason, const char *detail)
+{
+    char body[256];
+    bool healthy = reason[0] == '\0';
+    snprintf(body, sizeof(body), "{\"health\":\"%s\",\"reason\":\"%s%s\"}",
+             healthy ? "true" : "false", reason, detail);
+    reply_text(request, healthy ? 200 : 503, "application/json", body);
+}
+
+static void health_read(struct http_request *request, int read_error)
+{
+    if (read_error < 0)
+        reply_health(request, "RANGE ERROR:", err_text(read_error));
+    else
+        reply_health(request, "", "");
+}
+
+/* ---- with a linearizable read --------------------------------------------------------------- */
+
+struct pending {
+    struct frontend_read read;
+    struct http_request *request;
+    void (*reply)(struct http_request *request, int read_error);
+};
+
+static void read_done(struct frontend_read *read, int error)
+{
+    struct pending *pending = container_of(read, struct pending, read);
+    pending->reply(pending->request, error);
+}
+
+/* Once a read that begins now is possible here, or is not. */
+static void reply_after_read(struct http_request *request,
+                             void (*reply)(struct http_request *request, int read_error))
 {
     struct frontend *frontend = request->service;
-    uint64_t alarms = atomic_load_explicit(&frontend->node->shared.alarms, memory_order_relaxed);
-    if (query_has(request, "exclude=NOSPACE"))
+    struct pending *pending = arena_take(request->arena, sizeof(*pending));
+    if (frontend->stopping || !has_leader(frontend->node) || pending == NULL) {
+        reply(request, frontend->stopping ? ERR_STOPPED
+                       : pending == NULL  ? ERR_TOO_MANY_REQUESTS
+                                          : ERR_NO_LEADER);
+        return;
+    }
+    pending->request = request;
+    pending->reply = reply;
+    frontend_read(frontend, &pending->read, read_done);
+}
+
+static void handle_ready(struct http_request *request)
+{
+    const char *path = path_is(request, "/ready") ? "/ready" : "/readyz";
+    if (check_wanted(request, path, "linearizable_read") &&
+        !check_excluded(request, "linearizable_read"))
+        reply_after_read(request, reply_ready);
+    else
+        reply_ready(request, 0);
+}
+
+static void handle_health(struct http_request *request)
+{
+    const struct node *node = ((struct frontend *)request->service)->node;
+    uint64_t alarms = alarms_of(node);
+    if (check_excluded(request, "NOSPACE"))
         alarms &= ~(uint64_t)(1u << ALARM_NO_SPACE);
-    const char *reason = alarms & (1u << ALARM_CORRUPT)    ? "ALARM CORRUPT"
-                         : alarms & (1u << ALARM_NO_SPACE) ? "ALARM NOSPACE"
-                         : query_has(request, "serializable=true") || has_leader(frontend->node)
-                             ? ""
-                             : "RAFT NO LEADER";
-    char body[128];
-    bool healthy = reason[0] == '\0';
-    snprintf(body, sizeof(body), "{\"health\":\"%s\",\"reason\":\"%s\"}",
-             healthy ? "true" : "false", reason);
-    reply_text(request, healthy ? 200 : 503, "application/json", body);
+    if (alarms & (1u << ALARM_CORRUPT))
+        reply_health(request, "ALARM CORRUPT", "");
+    else if (alarms & (1u << ALARM_NO_SPACE))
+        reply_health(request, "ALARM NOSPACE", "");
+    else if (query_has(request, "serializable=true"))
+        reply_health(request, "", "");
+    else if (!has_leader(node))
+        reply_health(request, "RAFT NO LEADER", "");
+    else
+        reply_after_read(request, health_read);
 }
 
 /* ---- the rest ------------------------------------------------------------------------------- */
@@ -171,15 +257,13 @@ void http_service_handle(struct http_request *request)
     if (path_is(request, "/metrics"))
         reply_metrics(request);
     else if (path_is(request, "/health"))
-        reply_health(request);
+        handle_health(request);
     else if (path_is(request, "/version") && request->port == RPC_PORT_CLIENT)
         reply_version(request);
     else if (path_is_under(request, "/livez"))
-        reply_checks(request, live_checks, ARRAY_COUNT(live_checks), "/livez");
-    else if (path_is_under(request, "/readyz"))
-        reply_checks(request, ready_checks, ARRAY_COUNT(ready_checks), "/readyz");
-    else if (path_is(request, "/ready"))
-        reply_checks(request, ready_checks, ARRAY_COUNT(ready_checks), "/ready");
+        reply_checks(request, live_checks, ARRAY_COUNT(live_checks), "/livez", 0);
+    else if (path_is_under(request, "/readyz") || path_is(request, "/ready"))
+        handle_ready(request);
     else
         reply_text(request, 404, "text/plain; charset=utf-8", "404 page not found\n");
 }

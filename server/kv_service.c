@@ -223,7 +223,7 @@ void kv_service_range(struct rpc_call *call)
     else if (request.serializable)
         range_go(call, 0);
     else
-        frontend_read(call, range_go);
+        frontend_read_for(call, range_go);
 }
 
 static void range_stream_go(struct rpc_call *call, int error)
@@ -251,7 +251,7 @@ void kv_service_range_stream(struct rpc_call *call)
     else if (request.serializable)
         range_stream_go(call, 0);
     else
-        frontend_read(call, range_stream_go);
+        frontend_read_for(call, range_stream_go);
 }
 
 /* ---- writes --------------------------------------------------------------------------------- */
@@ -350,7 +350,7 @@ static void txn_read(struct rpc_call *call, bool serializable)
     else if (serializable)
         txn_read_go(call, 0);
     else
-        frontend_read(call, txn_read_go);
+        frontend_read_for(call, txn_read_go);
 }
 
 void kv_service_txn(struct rpc_call *call)

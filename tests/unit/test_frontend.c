@@ -44,7 +44,7 @@ static void go(struct rpc_call *call, int error)
 
 static void handle_get(struct rpc_call *call)
 {
-    frontend_read(call, go);
+    frontend_read_for(call, go);
 }
 
 const struct rpc_method service_methods[] = {
