@@ -281,15 +281,11 @@ static int on_header(void *context, const struct peer_header *header)
     struct peers *peers = link->owner;
     if (link->close_when_sent)
         return ERR_CLOSED;
-    if (!kind_expected(link, header->kind)) {
-        peers->stats.frames_malformed++;
-        return ERR_MALFORMED;
-    }
+    if (!kind_expected(link, header->kind))
+        return ERR_MALFORMED; /* counted when the connection is closed */
     if (header->kind < PEER_KIND_USER &&
-        (header->payload_bytes > 0 || header->meta_bytes > PEER_HELLO_BYTES_MAX)) {
-        peers->stats.frames_malformed++;
+        (header->payload_bytes > 0 || header->meta_bytes > PEER_HELLO_BYTES_MAX))
         return ERR_MALFORMED;
-    }
     /* Greetings and refusals between strangers are answered, so that the other end learns why. */
     if (header->kind == PEER_KIND_QUESTION || header->kind == PEER_KIND_REFUSAL)
         return 0;
@@ -384,7 +380,8 @@ static void on_closed(struct peer_link *link, int error)
 {
     struct peers *peers = link->owner;
     struct peer *peer = peer_find(peers, link->id);
-    if (error == ERR_MALFORMED || error == ERR_VERSION || error == ERR_LIMIT)
+    if (error == ERR_MALFORMED || error == ERR_VERSION || error == ERR_LIMIT ||
+        error == ERR_CORRUPT)
         peers->stats.frames_malformed++;
     link_forget(peers, link);
     if (peer != NULL && !link->inbound && peer->lanes[link->lane].link == link) {
