@@ -76,9 +76,9 @@ static const struct flag flags[] = {
     USED("max-concurrent-streams", FLAG_U64, max_concurrent_streams, "4294967295",
          "streams of one connection, at most 65536"),
     USED("grpc-keepalive-interval", FLAG_DURATION, keepalive_interval_ns, "2h",
-         "time between our pings on a quiet connection"),
+         "time between our pings on a quiet connection; 0 = 2h"),
     USED("grpc-keepalive-timeout", FLAG_DURATION, keepalive_timeout_ns, "20s",
-         "time a ping may stay unanswered"),
+         "time a ping may stay unanswered; 0 = 20s"),
     TEXT("log-level", log_level, "info", "debug, info, warn or error"),
     TEXT("config-file", config_file, "", "YAML file; replaces flags and variables"),
     USED("version", FLAG_BOOL, version_wanted, "false", "print versions and exit"),
@@ -407,10 +407,14 @@ static const char *kind_text(enum flag_kind kind)
     return "";
 }
 
+/* The last one that there is room for says that there are more. */
 static void warn(struct config *config, const char *text)
 {
-    if (config->warning_count < CONFIG_WARNINGS_MAX)
-        snprintf(config->warnings[config->warning_count++], CONFIG_TEXT_BYTES, "%s", text);
+    if (config->warning_count == CONFIG_WARNINGS_MAX)
+        return;
+    if (config->warning_count == CONFIG_WARNINGS_MAX - 1)
+        text = "more flags or variables are ignored; remove those named above to see them";
+    snprintf(config->warnings[config->warning_count++], CONFIG_TEXT_BYTES, "%s", text);
 }
 
 /* The default of every boolean flag that is refused. */
@@ -639,6 +643,8 @@ static int config_check(struct config *config, char *reason, size_t reason_bytes
         wrong = "--election-timeout must be at least 5 times --heartbeat-interval";
     else if (config->election_timeout_ms > 50000)
         wrong = "--election-timeout must be at most 50000 ms";
+    else if (config->max_txn_ops > UINT32_MAX)
+        wrong = "--max-txn-ops must be at most 4294967295";
     else if (config->max_request_bytes == 0 || config->max_request_bytes > 7 * MIB)
         wrong = "--max-request-bytes must be between 1 and 7MiB";
     else if (config->memory_limit != 0 && config->memory_limit < 64 * MIB)

@@ -4,13 +4,14 @@
  *
  * Story     One table (config.c) names every flag with its kind, default and standing: used here;
  *           etcd's but without meaning here (accepted, one warning); etcd's and not supported
- *           (refused unless it is given its default, because ignoring it would change behaviour or
- *           safety). Order of effect: defaults, ETCD_* variables, flags; a repeated flag's last
+ *           (refused unless its value means what this version does, because ignoring it would
+ *           change behaviour or safety: that is etcd's default, but for --enable-grpc-gateway). Order of effect: defaults, ETCD_* variables, flags; a repeated flag's last
  *           value wins. With --config-file, the file replaces flags and variables, as etcd does.
  * Owner     main.c; immutable once the cores run.
- * Units     As in the names; sizes accept plain bytes or a KiB/MiB/GiB suffix.
- * Errors    ERR_CONFIG with one line in `reason` that names the flag, its value and what is
- *           expected.
+ * Units     As in the names; sizes accept plain bytes or a KiB/MiB/GiB suffix, except for
+ *           --quota-backend-bytes, which is etcd's signed number.
+ * Errors    ERR_CONFIG with one line in `reason` that names the flag and what is expected.
+ * Limits    CONFIG_WARNINGS_MAX warnings; the last of so many says that there are more.
  * Source    server/embed/config.go of etcd: names, defaults, precedence.
  */
 #ifndef SERVER_CONFIG_H

@@ -67,6 +67,7 @@ Test(config, refusals_name_the_flag)
         {"bad level", "--log-level=loud", "--log-level"},
         {"nowhere to listen", "--listen-client-urls=", "--listen-client-urls must name"},
         {"nor for members", "--listen-peer-urls=", "--listen-peer-urls must name"},
+        {"more than a count of operations holds", "--max-txn-ops=4294967296", "--max-txn-ops"},
         {"no boolean", "--force-new-cluster=yes", "expected true or false"},
         {"no boolean's case", "--force-new-cluster=tRUE", "expected true or false"},
         {"a feature, in Go's words", "--auto-tls=T", "--auto-tls=T is not supported"},
@@ -146,6 +147,22 @@ Test(config, variables_then_flags)
     cr_expect_str_eq(config.log_level, "warn");
     cr_expect_eq(config.warning_count, 1);
     cr_expect_eq(config.listen_peer.count, 1, "an empty variable changes nothing");
+}
+
+Test(config, warnings_without_room_are_summed_up)
+{
+    char texts[CONFIG_WARNINGS_MAX + 2][32], *environment[CONFIG_WARNINGS_MAX + 3] = {NULL};
+    for (uint32_t count = CONFIG_WARNINGS_MAX - 1; count <= CONFIG_WARNINGS_MAX + 2; count++) {
+        for (uint32_t i = 0; i < count; i++) {
+            snprintf(texts[i], sizeof(texts[i]), "ETCD_NO_SUCH_%u=1", i);
+            environment[i] = texts[i];
+        }
+        cr_assert_eq(config_load(&config, 0, NULL, environment, reason, sizeof(reason)), 0);
+        bool all = count < CONFIG_WARNINGS_MAX;
+        cr_expect_eq(config.warning_count, all ? count : CONFIG_WARNINGS_MAX);
+        const char *last = config.warnings[config.warning_count - 1];
+        cr_expect_eq(strstr(last, "more flags or variables") == NULL, all, "%u: %s", count, last);
+    }
 }
 
 Test(config, yaml_is_taken_whole_or_refused)
