@@ -188,12 +188,12 @@ void frontend_raise_alarm(struct frontend *frontend, enum alarm_kind kind)
     uint8_t body[24];
     struct alarm_request request = {
         .action = ALARM_ACTIVATE, .member = frontend->node->identity.member_id, .kind = kind};
-    if (frontend->raising_alarm)
+    if (frontend->raising != NULL)
         return;
     uint8_t *end = kv_encode_alarm_request(body, &request);
     invariant((size_t)(end - body) <= sizeof(body));
-    frontend->raising_alarm =
-        propose(frontend, NULL, REQUEST_ALARM, bytes_make(body, (size_t)(end - body))) == 0;
+    if (propose(frontend, NULL, REQUEST_ALARM, bytes_make(body, (size_t)(end - body))) == 0)
+        frontend->raising = frontend->newest;
 }
 
 static void on_proposed(void *context, struct core *core, const struct mesh_message *message)
@@ -202,8 +202,8 @@ static void on_proposed(void *context, struct core *core, const struct mesh_mess
     struct frontend *frontend = node->frontends[core_id(core)];
     struct proposal *proposal = (struct proposal *)(uintptr_t)message->word[0];
     in_flight_remove(frontend, proposal);
-    if (proposal->kind == REQUEST_ALARM)
-        frontend->raising_alarm = false;
+    if (proposal == frontend->raising) /* not a client's, which lists alarms */
+        frontend->raising = NULL;
     struct rpc_call *call = proposal->call;
     if (call == NULL)
         proposal_destroy(proposal); /* nobody waits, or was told of the timeout */

@@ -38,7 +38,7 @@ struct frontend {
     uint64_t in_flight;
     struct timer sweep;
     bool stopping;
-    bool raising_alarm;
+    const struct proposal *raising; /* the alarm of our own that is in flight; NULL: none */
     struct fiber_event closed; /* stopping: no connection is left */
     struct fiber_event *quiet; /* wakes when in_flight and outstanding are zero */
 };

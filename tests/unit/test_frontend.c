@@ -16,7 +16,7 @@
 #include "server/service_table.h"
 #include "storage/lsm/lsm.h"
 
-enum { CORES = 2, CALLS_MAX = 8, METHOD_PUT = 1, METHOD_GET = 2 };
+enum { CORES = 2, CALLS_MAX = 8, METHOD_PUT = 1, METHOD_GET = 2, METHOD_ALARM = 3 };
 
 static struct mesh *mesh;
 static struct core *cores[CORES];
@@ -36,6 +36,11 @@ static void handle_put(struct rpc_call *call)
     frontend_propose(call, REQUEST_PUT, call->request);
 }
 
+static void handle_alarm(struct rpc_call *call)
+{
+    frontend_propose(call, REQUEST_ALARM, call->request);
+}
+
 static void go(struct rpc_call *call, int error)
 {
     went_error[went_count++] = error;
@@ -50,6 +55,7 @@ static void handle_get(struct rpc_call *call)
 const struct rpc_method service_methods[] = {
     {.native = METHOD_PUT, .id = 1, .handle = handle_put},
     {.native = METHOD_GET, .id = 2, .handle = handle_get},
+    {.native = METHOD_ALARM, .id = 3, .handle = handle_alarm},
 };
 const uint32_t service_method_count = ARRAY_COUNT(service_methods);
 
@@ -260,6 +266,38 @@ Test(frontend, an_answer_and_an_error_are_for_all_batches_up_to_theirs)
         for (uint32_t call = 0; call < 3; call++)
             cr_expect_eq(went_error[call], errors[i]);
     }
+    cr_assert_eq(fiber_spawn(cores[0], FIBER_LATENCY, stop_run, &stop), 0);
+    while (!stop.is_over)
+        turn();
+    close(fd);
+    node_close();
+}
+
+Test(frontend, one_alarm_of_a_core_is_in_flight_whatever_its_clients_ask_of_alarms)
+{
+    struct stop stop = {0};
+    node_open();
+    int fd = connect_to(1);
+    struct frontend *frontend = node->frontends[1];
+    core_set_current(cores[1]);
+    frontend_raise_alarm(frontend, ALARM_NO_SPACE);
+    turn_until_count(&proposed_count, 1);
+    send_call(fd, METHOD_ALARM);
+    turn_until_count(&proposed_count, 2);
+    answer_put(0); /* the client's */
+    while (frontend->in_flight > 1)
+        turn();
+    core_set_current(cores[1]);
+    frontend_raise_alarm(frontend, ALARM_NO_SPACE);
+    cr_expect_eq(frontend->in_flight, 1, "ours is on its way still");
+    answer_put(0);
+    while (frontend->in_flight > 0)
+        turn();
+    core_set_current(cores[1]);
+    frontend_raise_alarm(frontend, ALARM_NO_SPACE);
+    cr_expect_eq(frontend->in_flight, 1, "it is over: another may follow");
+    turn_until_count(&proposed_count, 1);
+    answer_put(0);
     cr_assert_eq(fiber_spawn(cores[0], FIBER_LATENCY, stop_run, &stop), 0);
     while (!stop.is_over)
         turn();
