@@ -4,7 +4,8 @@
  * Story     Consensus brings the target up to date and tells it to campaign at once; meanwhile
  *           requests wait in their queues (server/forward.h), and go to the new leader after.
  * Owner     The raft core; call in a fiber of it.
- * Errors    ERR_NOT_LEADER, ERR_BAD_TRANSFEREE, ERR_TRANSFER_TIMEOUT.
+ * Errors    ERR_NOT_LEADER, ERR_BAD_TRANSFEREE, ERR_TRANSFER_TIMEOUT; what raft_transfer() answers
+ *           (ERR_FULL: its messages were not taken yet).
  * Source    Raft dissertation 3.10; docs/internals/raft.md.
  */
 #ifndef SERVER_LEADERSHIP_H
