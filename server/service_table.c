@@ -21,6 +21,8 @@ enum {
 #define MISSING(number, method_path)                                                               \
     METHOD(number, method_path, 0, RPC_UNARY, service_unimplemented)
 #define MISSING_STREAM(number, method_path)                                                        \
+    METHOD(number, method_path, 0, RPC_SERVER_STREAM, service_unimplemented)
+#define MISSING_BIDI(number, method_path)                                                          \
     METHOD(number, method_path, 0, RPC_BIDI, service_unimplemented)
 
 const struct rpc_method service_methods[] = {
@@ -58,10 +60,10 @@ const struct rpc_method service_methods[] = {
     METHOD(20, "/grpc.health.v1.Health/Watch", 0, RPC_SERVER_STREAM,
            maintenance_service_health_watch),
 
-    MISSING_STREAM(21, "/etcdserverpb.Watch/Watch"),
+    MISSING_BIDI(21, "/etcdserverpb.Watch/Watch"),
     MISSING(22, "/etcdserverpb.Lease/LeaseGrant"),
     MISSING(23, "/etcdserverpb.Lease/LeaseRevoke"),
-    MISSING_STREAM(24, "/etcdserverpb.Lease/LeaseKeepAlive"),
+    MISSING_BIDI(24, "/etcdserverpb.Lease/LeaseKeepAlive"),
     MISSING(25, "/etcdserverpb.Lease/LeaseTimeToLive"),
     MISSING(26, "/etcdserverpb.Lease/LeaseLeases"),
 

@@ -169,6 +169,21 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+func TestMetricsOfStreams(t *testing.T) {
+	for _, s := range newPair(t).both() {
+		text := fetch(s, "GET", "/metrics", "").body
+		for _, labels := range []string{
+			`grpc_method="Snapshot",grpc_service="etcdserverpb.Maintenance",grpc_type="server_stream"`,
+			`grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"`,
+			`grpc_method="LeaseKeepAlive",grpc_service="etcdserverpb.Lease",grpc_type="bidi_stream"`,
+		} {
+			if line := "grpc_server_started_total{" + labels + "} "; !strings.Contains(text, "\n"+line) {
+				t.Errorf("%s: /metrics lacks %q", s.name, line)
+			}
+		}
+	}
+}
+
 func TestGateway(t *testing.T) {
 	p := newPair(t)
 	for _, c := range []struct {
