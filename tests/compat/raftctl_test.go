@@ -197,6 +197,10 @@ func TestRaftctlDebugNeedsDataDirectory(t *testing.T) {
 			}
 		}
 	}
+	_, err := exec.Command(raftctl, "debug", "log", "--from", "1", root).Output()
+	if failed, ok := err.(*exec.ExitError); !ok || failed.ExitCode() != 128 || !strings.Contains(string(failed.Stderr), "--json") {
+		t.Errorf("debug log --from without --json: %v", err)
+	}
 	table := filepath.Join(missing, "lsm", "000001.sst")
 	if _, err := exec.Command(raftctl, "debug", "sst", table).Output(); err == nil {
 		t.Error("debug sst of a missing file succeeds")

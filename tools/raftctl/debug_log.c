@@ -151,6 +151,8 @@ int debug_log_run(struct raftctl *ctl, const struct raftctl_command *command, in
     argc = raftctl_parse(ctl, command, flags, ARRAY_COUNT(flags), argc, argv);
     if (argc != 1 || from < 0)
         raftctl_fail(RAFTCTL_BAD_ARGUMENTS, "debug log needs one data directory");
+    if (flags[1].given && !json)
+        raftctl_fail(RAFTCTL_BAD_ARGUMENTS, "--from is for --json only");
     logger_set_level(LOG_LEVEL_NONE);
     debug_enter(directory, argv[0], "log");
     struct wal_dump_visitor visitor = {.block = debug_log_print_block};
