@@ -3,8 +3,8 @@
  * yields views into its input, and writers into space the caller has sized.
  *
  * Story     pb_next() yields one field at a time; the caller switches on the number, and checks the
- *           wire type with pb_expect(). Unknown fields are skipped by not being looked at. Nothing is
- *           copied or allocated.
+ *           wire type with pb_expect(). Unknown fields are skipped by not being looked at. Nothing
+ *           is copied or allocated.
  * Owner     The input outlives the views.
  * Threads   Any.
  * Errors    pb_next() answers 1 for a field, 0 at the end, ERR_MALFORMED for truncation, a varint

@@ -5,7 +5,8 @@
  * Story     One table (config.c) names every flag with its kind, default and standing: used here;
  *           etcd's but without meaning here (accepted, one warning); etcd's and not supported
  *           (refused unless its value means what this version does, because ignoring it would
- *           change behaviour or safety: that is etcd's default, but for --enable-grpc-gateway). Order of effect: defaults, ETCD_* variables, flags; a repeated flag's last
+ *           change behaviour or safety: that is etcd's default, but for --enable-grpc-gateway).
+ *           Order of effect: defaults, ETCD_* variables, flags; a repeated flag's last
  *           value wins. With --config-file, the file replaces flags and variables, as etcd does.
  * Owner     main.c; immutable once the cores run.
  * Units     As in the names; sizes accept plain bytes or a KiB/MiB/GiB suffix, except for

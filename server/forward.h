@@ -9,8 +9,8 @@
  *           (window or tables full, leadership being handed over, another change of members under
  *           way) keeps it; when it stops leading it drops what others sent, who will send it again.
  * Owner     The raft core.
- * Limits    FORWARD_WINDOW_BYTES unfinished from each member: it keeps to that itself, the leader does
- *           not count.
+ * Limits    FORWARD_WINDOW_BYTES unfinished from each member: it keeps to that itself, the leader
+ *           does not count.
  */
 #ifndef SERVER_FORWARD_H
 #define SERVER_FORWARD_H

@@ -39,8 +39,8 @@ struct frontend {
     struct timer sweep;
     bool stopping;
     const struct proposal *raising; /* the alarm of our own that is in flight; NULL: none */
-    struct fiber_event closed; /* stopping: no connection is left */
-    struct fiber_event *quiet; /* wakes when in_flight and outstanding are zero */
+    struct fiber_event closed;      /* stopping: no connection is left */
+    struct fiber_event *quiet;      /* wakes when in_flight and outstanding are zero */
 };
 
 /* A linearizable read that waits. */
