@@ -77,7 +77,7 @@ must_check bool progress_decrease(struct raft_peer *peer, uint64_t rejected, uin
 /* Might the peer not know that `commit_index` is committed? */
 bool progress_lacks_commit(const struct raft_peer *peer, uint64_t commit_index);
 
-/* P1 to P4. */
+/* P1 to P3; P4 is made true by each step back. */
 void progress_check(const struct raft_peer *peer);
 
 const char *progress_state_name(enum raft_peer_state state);

@@ -562,6 +562,7 @@ void raft_check(const struct raft *raft)
 {
     const struct raft_log *log = &raft->log;
     raft_log_check(log); /* R1 */
+    invariant(log->compacted_index <= log->applied_index || raft->snapshot_pending);
     for (uint32_t i = 0; i < raft->peer_count; i++)
         progress_check(raft->peers[i]);
     if (raft->role == RAFT_ROLE_LEADER) /* R2 */
@@ -588,13 +589,17 @@ void raft_check(const struct raft *raft)
     for (uint32_t i = 0; i < members.count; i++)
         invariant(raft->peers[i]->id == members.ids[i]);
     if (raft->transferee != 0) { /* R8 */
+        const struct raft_peer *target = raft_peer_find(raft, raft->transferee);
         invariant(raft->role == RAFT_ROLE_LEADER);
-        invariant(raft_peer_find(raft, raft->transferee) != NULL);
+        invariant(target != NULL && (target->voter || target->outgoing));
     }
     if (raft->role != RAFT_ROLE_LEADER) /* R9 */
         invariant(raft->reads_count == 0);
     invariant(raft->reads_count <= raft->options.reads_max);
     invariant(raft->read_confirmed_position <= raft->read_position);
+    if (raft->reads_count > 0)
+        invariant(raft->reads[raft->reads_start].position + raft->reads_count - 1 ==
+                  raft->read_position);
     invariant(raft->append_issued >= raft->append_done); /* R10 */
     invariant(raft->self_vote_sequence == 0 || raft->self_vote_sequence > raft->append_done);
 }

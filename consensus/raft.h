@@ -183,15 +183,15 @@ struct raft_counters {
  * Everything, for checkers and tools to read; nobody else writes.
  *
  * Invariants (raft_check())
- *   R1   log: L1 to L6 of raft_log.h; peers: P1 to P4 of progress.h.
+ *   R1   log: L1 to L7 of raft_log.h; peers: P1 to P3 of progress.h.
  *   R2   a leader is its own leader; a candidate or pre-candidate knows none.
  *   R3   a candidate and a leader voted for themselves in this term.
  *   R4   the term of the last entry is <= the current term.
  *   R5   a leader's own match is <= its durable index and is what commit counts.
  *   R6   commit of a leader is <= what a quorum acknowledged, unless it learned it as follower.
  *   R7   config: C1 to C4; peers are exactly its members, in id order.
- *   R8   transferee is set only at a leader, and is a voter.
- *   R9   reads wait only at a leader; positions increase.
+ *   R8   transferee is set only at a leader, and is a voter of either half.
+ *   R9   reads wait only at a leader; their positions are the last ones given, without gaps.
  *   R10  issued appends >= done appends; the node's own vote waits for a sequence not yet done.
  */
 struct raft {
@@ -392,7 +392,8 @@ bool raft_lease_valid(const struct raft *raft, uint64_t now_ns);
 /* The peer's progress, or NULL. */
 const struct raft_peer *raft_peer_find(const struct raft *raft, uint64_t id);
 
-/* R1 to R10. */
+/* R1 to R10, but of R6 only that no term is ahead of the leader's: acknowledgements of quorums that
+ * ruled earlier are not kept. */
 void raft_check(const struct raft *raft);
 
 const char *raft_role_name(enum raft_role role);

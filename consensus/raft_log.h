@@ -7,7 +7,7 @@
  * Invariants
  *   L1  compacted <= applied <= applying <= committed <= last.
  *   L2  applying <= durable <= issued <= last: nothing is applied before it is on this node's disk.
- *       (While a snapshot is pending, last may equal a commit index that is not applied.)
+ *       (While a snapshot is pending, compacted is its index: committed, and not applied.)
  *   L3  base <= durable: an entry leaves the window only when the disk has it.
  *   L4  terms never decrease along the window.
  *   L5  nothing at or below committed is ever replaced.
@@ -119,7 +119,8 @@ void raft_log_restored(struct raft_log *log, uint64_t index);
 /* Is a configuration change committed but not applied? */
 bool raft_log_has_unapplied_config(struct raft_log *log);
 
-/* L1 to L6; the sums cost O(window). */
+/* L1 to L7, but L5, which truncation asserts, and that compacted <= applied, which needs to know of
+ * snapshots (raft_check()). L4 and the sums cost O(window), and are left out of large windows. */
 void raft_log_check(const struct raft_log *log);
 
 #endif
