@@ -4,7 +4,8 @@
  * Owner     Whoever embeds it. Chunks come from malloc and double up to ARENA_CHUNK_BYTES_MAX; a
  *           reset keeps the newest chunk, so a reused arena allocates nothing in the steady state.
  * Threads   One.
- * Errors    arena_take() returns NULL past bytes_max: the caller answers ERR_LIMIT.
+ * Errors    arena_take() returns NULL past bytes_max: the caller answers ERR_LIMIT. From an
+ *           unbounded arena NULL means that the machine is out of memory: -ENOMEM.
  */
 #ifndef CORE_ARENA_H
 #define CORE_ARENA_H

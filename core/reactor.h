@@ -4,7 +4,7 @@
  * Story     One header, two object files chosen at link time: core/reactor_uring.c opens the door
  *           on Linux's io_uring, tests/sim/reactor_sim.c on a simulated world. Nothing else in the
  *           tree touches the kernel, a clock or a random source (a test proves it with nm).
- * Owner     The thread that called reactor_create(), for every call below save reactor_wake().
+ * Owner     The thread that called reactor_create().
  * Threads   Owner only, save reactor_interrupt(). reactor_wake() names the caller's own reactor
  *           first.
  * Completion An io_op completes exactly once; `done` never runs inside the call that started it,
