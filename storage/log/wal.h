@@ -16,8 +16,9 @@
  * Errors    wal_open() refuses with one log_error line that names file, offset and reason. A failed
  *           or short write or sync afterwards calls fatal(): what is on disk is then unknown, and a
  *           second try could lie. A full disk shows in wal_space_low() before any write can fail.
- * Limits    Entries of ENTRY_PAYLOAD_BYTES_MAX; WAL_WRITES_LIMIT blocks in flight. No allocation
- *           after wal_open(), save when the index of a very long log doubles.
+ * Limits    Entries of ENTRY_PAYLOAD_BYTES_MAX; WAL_WRITES_LIMIT blocks in flight. Appending
+ *           allocates nothing after wal_open(), save when the index of a very long log doubles. A
+ *           reader takes its buffer, and memory for an entry whose pieces it puts together.
  * Source    docs/formats/log-block.md, docs/internals/storage-log.md. FAST'18 Alagappan et al.
  *           (corruption is not a torn tail).
  */
@@ -153,7 +154,7 @@ typedef int wal_visitor(void *context, const struct entry *entry);
 /* Fiber. Durable entries first..last in order, each checksum verified, until last, or until the
  * payloads visited reach bytes_max (at least one entry). Returns how many were visited, or
  * ERR_COMPACTED (first < first index), ERR_NOT_FOUND (first > durable index), ERR_CORRUPT (a faulty
- * entry is next), or the visitor's error. */
+ * entry is next), -ENOMEM, or the visitor's error. */
 must_check int64_t wal_read(struct wal *wal, uint64_t first, uint64_t last, uint64_t bytes_max,
                             wal_visitor *visit, void *context);
 

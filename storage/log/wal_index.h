@@ -5,12 +5,15 @@
  *           comes out is the logical log after all conflicts, cuts, resets and repairs.
  *           Neighbouring blocks of one term merge into extents of up to WAL_EXTENT_BYTES_MAX, so
  *           the index costs a few hundred rows per segment; a reader starts at the extent and walks
- *           its blocks. Owner The log core.
+ *           its blocks.
+ * Owner     The log core.
  * Errors    wal_index_init() only. Growth doubles the table; when memory is out it calls fatal().
- *           Invariants I1 extents are sorted, contiguous and do not overlap: next.first_index =
- *           last_index + 1. I2 the first extent begins at base_index + 1; an empty log ends at
- *           base_index. I3 all entries of an extent have one term. I4 from (segment, page), walking
- *           whole blocks reaches each index of the extent.
+ *
+ * Invariants
+ * I1  extents are sorted, contiguous and do not overlap: next.first_index = last_index + 1.
+ * I2  the first extent begins at base_index + 1; an empty log ends at base_index.
+ * I3  all entries of an extent have one term.
+ * I4  from (segment, page), walking whole blocks reaches each index of the extent.
  */
 #ifndef STORAGE_LOG_WAL_INDEX_H
 #define STORAGE_LOG_WAL_INDEX_H
