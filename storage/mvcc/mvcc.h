@@ -34,7 +34,6 @@ struct lsm_reader;
 #define MVCC_KEY_BYTES_MAX         ((uint32_t)(2 * 1024 * 1024 - 16))
 #define MVCC_VALUE_BYTES_MAX       ((uint32_t)(16 * 1024 * 1024 - 64))
 #define MVCC_META_PREFIX_BYTES_MAX 255
-#define MVCC_TXN_OPS_DEFAULT       128
 #define MVCC_FIRST_REVISION        1
 #define MVCC_NEVER_COMPACTED       (-1)
 #define MVCC_SORT_BYTES_DEFAULT    ((size_t)(64 * 1024 * 1024))

@@ -57,7 +57,7 @@ must_check int mvcc_revision_check(int64_t revision, int64_t current, int64_t co
 /* Lets other fibers run when this one has had its share of the turn; no-op outside fibers. */
 void mvcc_breathe(uint32_t *step);
 
-/* ---- reply.c: results in an arena -------------------------------------------------------------
+/* ---- view.c: results in an arena --------------------------------------------------------------
  */
 
 struct mvcc_reply {

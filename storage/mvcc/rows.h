@@ -19,7 +19,7 @@
 enum mvcc_table {
     MVCC_TABLE_KEYS = 'k',    /* k + user key, version = revision: what a read finds */
     MVCC_TABLE_LEASES = 'l',  /* l + lease (big-endian) + user key: attachments */
-    MVCC_TABLE_META = 'm',    /* m + name, version = applied index: facts of modules */
+    MVCC_TABLE_META = 'm',    /* m + name, version = applied index before it + 1: facts */
     MVCC_TABLE_HISTORY = 'r', /* r + main + sub (big-endian): what changed, in order */
 };
 
