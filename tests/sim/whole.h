@@ -5,12 +5,13 @@
  * Story     A node is a machine with a disk, one or more cores and an address; it boots server/node
  *           as main.c does. Clients are the C client library on a machine of their own, which never
  *           fails. A seed draws the machines, the load and the harm: power cuts in the middle of
- *           anything, connections that stall, cores that are slow. In the end everything is healed,
- *           the node restarts once more, all of its history is read back revision by revision, and
- *           it stops in an orderly way.
- * Checks    Every answer a client got is judged by check_history.h against the order of writes that
- *           is read back; hashes of the state at a revision never change, across restarts; a node
- *           always starts again; nothing is left open when it stops.
+ *           anything, connections that stall, cores that are slow. In the end everything is healed
+ *           after one more power cut; each voter takes a write and is asked for its state now and
+ *           at some revisions of the past, and all stop in an orderly way.
+ * Checks    check_raft.h after each call of a consensus core (whole_raft.h). Every answer a client
+ *           got is judged by check_history.h and by the model of check_store.h, which executes the
+ *           log once more (whole_store.h); hashes of the state at a revision never change, across
+ *           restarts; a node always starts again; nothing is left open when it stops.
  * Owner     struct whole.
  * Threads   One.
  */
