@@ -5,11 +5,14 @@
  *           removes files that no reader holds. A change goes: write tables, sync them and the
  *           directory, append the edit to the manifest, tell the raft core, which publishes it.
  * Owner     The background core, between lsm_background_start() and lsm_background_stop(); before
- *           and after that lsm_open() and lsm_close() on the raft core. State B1 `levels` is what
- *           the manifest says. The raft core holds it too, as the current view's or as one on its
- *           way there, so tables that it names stay open. B2 only the compaction fiber removes
- *           tables from levels; a flush only adds to level 0. So tables chosen by a compaction stay
- *           while it runs. B3 one edit at a time (`installing`).
+ *           and after that lsm_open() and lsm_close() on the raft core.
+ *
+ * Invariants
+ * B1  `levels` is what the manifest says. The raft core holds it too, as the current view's or as
+ *     one on its way there, so tables that it names stay open.
+ * B2  only the compaction fiber removes tables from levels; a flush only adds to level 0. So tables
+ *     chosen by a compaction stay while it runs.
+ * B3  one edit at a time (`installing`).
  */
 #ifndef STORAGE_LSM_BACKGROUND_H
 #define STORAGE_LSM_BACKGROUND_H
@@ -19,7 +22,7 @@
 #include "storage/lsm/manifest.h"
 #include "storage/lsm/sst_write.h"
 
-#define BACKGROUND_RETRY_NS    (NS_PER_S) /* after a full disk */
+#define BACKGROUND_RETRY_NS    (NS_PER_S) /* after any error of a job */
 #define BACKGROUND_FLUSHES_MAX 1024
 
 struct background_queue {
@@ -53,11 +56,6 @@ struct lsm_background {
 void background_queue_push(struct background_queue *queue, void *item);
 void *background_queue_pop(struct background_queue *queue);
 
-static inline bool background_is_stopping(const struct lsm_background *background)
-{
-    return background->stopping;
-}
-
 /* The tables of a job: finished ones, and one under construction. */
 struct background_output {
     struct lsm_table **tables; /* owned list; what becomes of the tables says who keeps it */
@@ -90,8 +88,8 @@ must_check int background_install(struct lsm_background *background, struct lsm_
 /* Tells the raft core that work failed; 0: that what failed is not due any more. */
 void background_tell(struct lsm_background *background, enum lsm_work work, int status);
 
-/* [fiber] After an error of a job: tells it and waits before the next try; the process stops for
- * what a new file cannot mend. */
+/* [fiber] After an error of a job: tells it, logs it and waits before the next try, which takes a
+ * new file. What that cannot mend has stopped the process before (background_install()). */
 void background_wait_after(struct lsm_background *background, enum lsm_work work, int status);
 
 /* compact.c: the body of the compaction fiber */

@@ -2,9 +2,9 @@
  * block.h - the inside of a data or index block: prefix-compressed entries with restart points.
  *
  * Story     Entry: varint shared, varint unshared, varint value_bytes << 1 | tombstone, the
- *           unshared tail of the internal key, the value. Every SST_RESTART_INTERVAL entries
- *           `shared` is 0 and the offset is in the restart array (u32 each, then their u32 count)
- *           that ends the block.
+ *           unshared tail of the internal key, the value. After SST_RESTART_INTERVAL entries or
+ *           SST_RESTART_BYTES, among versions of a long key later, `shared` is 0 and the offset is
+ *           in the restart array (u32 each, then their u32 count) that ends the block.
  * Threads   A builder or iterator belongs to one core; block bytes are immutable.
  * Errors    Iterator moves return 1 (on an entry), 0 (past the end) or ERR_CORRUPT: bounds are
  *           checked against the block, whatever its bytes are.

@@ -13,8 +13,10 @@
  * Units     Sizes in bytes; index and term are Raft's.
  * Durable   Rows up to lsm_flushed_index() survive power loss; later ones live in the Raft log.
  * Errors    ERR_CORRUPT for bytes that fail their checksum or their bounds (logged with file and
- *           offset, never a crash), -errno from the disk, ERR_NOT_FOUND, ERR_WOULD_WAIT. A failed
- *           write or sync in the background stops the process: what is on disk is unknown.
+ *           offset, never a crash), -errno from the disk, ERR_NOT_FOUND, ERR_WOULD_WAIT. A table
+ *           that the background cannot write, sync or read back is given up, and its job tried
+ *           again with a new file (lsm_failure()). A failed write of the manifest or sync of the
+ *           directory stops the process: what is on disk is unknown.
  * Limits    Keys 1..LSM_KEY_BYTES_MAX, values to LSM_VALUE_BYTES_MAX. All versions of a key stay in
  *           one table of a level. Bloom filters and top indexes stay in memory: about 0.5 % of
  *           data; of long keys more, docs/internals/storage-lsm.md.
@@ -108,18 +110,18 @@ struct lsm_filter {
 /* ---- life ------------------------------------------------------------------------------------ */
 
 struct lsm_options {
-    const char *dir;                     /* created when missing */
-    uint64_t memtable_bytes;             /* a full memtable is rotated; 0 = 64 MiB */
-    uint32_t memtables_max;              /* active included: more is full pressure; 0 = 4 */
-    uint64_t block_cache_bytes_per_core; /* a quarter of it for rows; 0 = 32 MiB */
-    uint32_t block_bytes;                /* target of a data block before compression; 0 = 4 KiB */
-    uint64_t table_bytes;                /* target of a compacted table; 0 = 32 MiB */
-    uint64_t level_base_bytes;           /* target of level 1; 0 = 256 MiB, or, if that is more,
+    const char *dir;                      /* created when missing */
+    uint64_t memtable_bytes;              /* a full memtable is rotated; 0 = 64 MiB */
+    uint32_t memtables_max;               /* active included; so many are full pressure; 0 = 4 */
+    uint64_t block_cache_bytes_per_core;  /* half of it for rows; 0 = 32 MiB */
+    uint32_t block_bytes;                 /* target of a data block before compression; 0 = 4 KiB */
+    uint64_t table_bytes;                 /* target of a compacted table; 0 = 32 MiB */
+    uint64_t level_base_bytes;            /* target of level 1; 0 = 256 MiB, or, if that is more,
                                           * what level 0 has when its compaction starts */
-    uint32_t level_ratio;                /* 0 = 10 */
-    uint32_t level0_tables;              /* compaction starts at this many; 0 = 4 */
-    uint64_t background_bytes_per_s;     /* compaction writes when there is no debt; 0 = no limit */
-    enum lsm_compression compression;    /* levels 2 and deeper */
+    uint32_t level_ratio;                 /* 0 = 10 */
+    uint32_t level0_tables;               /* compaction starts at this many; 0 = 4 */
+    uint64_t background_bytes_per_s;      /* compaction writes while debt is small; 0 = no limit */
+    enum lsm_compression compression;     /* levels 2 and deeper */
     enum lsm_compression compression_top; /* levels 0 and 1 */
     uint32_t bloom_bits_per_key;          /* 0 = 10 */
     uint32_t core_count;                  /* of the process: readers have ids below it */

@@ -3,15 +3,17 @@
  *
  * Story     A view is the immutable answer to "which memtables and tables are there". The raft core
  *           makes and publishes views, in rising sequence. A reader keeps the newest view that it
- *           has seen as `current`; when it sees a newer one it moves on. Reclaim V1 a reader may
- *           touch view v only while floor[core] <= v.sequence (it has not moved past v) or
- *           held[core] of v is set (a row or cursor of that core needs it). V2 the reader sets held
- *           before it raises its floor past v, and clears it last. V3 the raft core frees v when it
- *           is not the newest, every floor is above it and no held flag is set; floor = UINT64_MAX
- *           means "no reader". Opening a reader stores floor = 0, then loads the view; publishing
- *           stores the view, then loads the floors; both sequentially consistent, so one of them
- *           sees the other.
+ *           has seen as `current`; when it sees a newer one it moves on.
  * Threads   Fields say their owner.
+ *
+ * Reclaim
+ * V1  a reader may touch view v only while floor[core] <= v.sequence (it has not moved past v) or
+ *     held[core] of v is set (a row or cursor of that core needs it).
+ * V2  the reader sets held before it raises its floor past v, and clears it last.
+ * V3  the raft core frees v when it is not the newest, every floor is above it and no held flag is
+ *     set; floor = UINT64_MAX means "no reader". Opening a reader stores floor = 0, then loads the
+ *     view; publishing stores the view, then loads the floors; both sequentially consistent, so one
+ *     of them sees the other.
  */
 #ifndef STORAGE_LSM_LSM_PRIVATE_H
 #define STORAGE_LSM_LSM_PRIVATE_H
