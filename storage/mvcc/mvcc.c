@@ -31,6 +31,9 @@ static struct bytes name_of(const char *name)
 
 static void add_purge_mark(struct mvcc *mvcc, uint64_t index)
 {
+    const struct mvcc_purge_mark *last = mvcc->purge_marks + mvcc->purge_mark_count - 1;
+    invariant(mvcc->purge_mark_count == 0 ||
+              (last->index < index && last->compacted < mvcc->compacted)); /* I3 */
     /* A full list lets the newest compaction speak for the one before: purging waits longer. */
     if (mvcc->purge_mark_count == MVCC_PURGE_MARKS_MAX)
         mvcc->purge_mark_count--;
