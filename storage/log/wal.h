@@ -16,9 +16,10 @@
  * Errors    wal_open() refuses with one log_error line that names file, offset and reason. A failed
  *           or short write or sync afterwards calls fatal(): what is on disk is then unknown, and a
  *           second try could lie. A full disk shows in wal_space_low() before any write can fail.
- * Limits    Entries of ENTRY_PAYLOAD_BYTES_MAX; WAL_WRITES_LIMIT blocks in flight. Appending
- *           allocates nothing after wal_open(), save when the index of a very long log doubles. A
- *           reader takes its buffer, and memory for an entry whose pieces it puts together.
+ * Limits    Entries of ENTRY_PAYLOAD_BYTES_MAX; WAL_WRITES_LIMIT blocks in flight; 65536 segments,
+ *           4 TiB of the default size: one more ends the process. Appending allocates nothing after
+ *           wal_open(), save when the index of a very long log doubles. A reader takes its buffer,
+ *           and memory for an entry whose pieces it puts together.
  * Source    docs/formats/log-block.md, docs/internals/storage-log.md. FAST'18 Alagappan et al.
  *           (corruption is not a torn tail).
  */
@@ -96,9 +97,9 @@ struct wal_recovered {
 
 /* Fiber. Creates the log when the directory is missing or empty. Errors: ERR_CORRUPT (a bad magic,
  * a missing segment or ring, both superblocks damaged; with `alone` proven faults and FENCED too),
- * ERR_VERSION, -errno; recovered->reason says file, offset and why, and nothing was changed. FENCED
- * is success with that verdict: the log can be read, dumped and WAL_APPEND_RESET, but takes no
- * other append. */
+ * ERR_VERSION, ERR_CONFIG (sizes that do not fit together), -errno; recovered->reason says file,
+ * offset and why, and nothing was changed. FENCED is success with that verdict: the log can be read,
+ * dumped and WAL_APPEND_RESET, but takes no other append. */
 must_check int wal_open(const struct wal_options *options, struct wal **wal,
                         struct wal_recovered *recovered);
 
