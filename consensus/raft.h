@@ -319,8 +319,8 @@ bool raft_reads_are_local(const struct raft *raft);
 /* Starts an election now, if this node may. */
 void raft_campaign(struct raft *raft);
 
-/* Hands leadership to voter `to`; a follower passes the wish on. Given up after one timeout, or when
- * the leader is told its own id. ERR_BAD_TRANSFEREE (no member, or a learner), ERR_NO_LEADER,
+/* Hands leadership to voter `to`; a follower passes the wish on. Given up after one timeout, or
+ * when the leader is told its own id. ERR_BAD_TRANSFEREE (no member, or a learner), ERR_NO_LEADER,
  * ERR_FULL. */
 must_check int raft_transfer(struct raft *raft, uint64_t to);
 

@@ -98,8 +98,8 @@ struct wal_recovered {
 /* Fiber. Creates the log when the directory is missing or empty. Errors: ERR_CORRUPT (a bad magic,
  * a missing segment or ring, both superblocks damaged; with `alone` proven faults and FENCED too),
  * ERR_VERSION, ERR_CONFIG (sizes that do not fit together), -errno; recovered->reason says file,
- * offset and why, and nothing was changed. FENCED is success with that verdict: the log can be read,
- * dumped and WAL_APPEND_RESET, but takes no other append. */
+ * offset and why, and nothing was changed. FENCED is success with that verdict: the log can be
+ * read, dumped and WAL_APPEND_RESET, but takes no other append. */
 must_check int wal_open(const struct wal_options *options, struct wal **wal,
                         struct wal_recovered *recovered);
 

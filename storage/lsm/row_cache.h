@@ -7,8 +7,9 @@
  *           `epoch`"; the epoch changes whenever a flush gives the tables newer rows, and entries
  *           of an older one are read again.
  * Owner     One core. Entries that a row pins stay until it lets go, even when they are replaced.
- * Limits    bytes_max of entries; the lines of the hash, made at the first row, are a sixteenth more
- *           at most. Rows of more than ROW_CACHE_ROW_BYTES_MAX, or a quarter of it, are not kept.
+ * Limits    bytes_max of entries; the lines of the hash, made at the first row, are a sixteenth
+ *           more at most. Rows of more than ROW_CACHE_ROW_BYTES_MAX, or a quarter of bytes_max, are
+ *           not kept.
  *
  * Invariants
  * W1  a key has at most one entry. bytes is the sum of all entries, replaced and pinned ones not
