@@ -373,12 +373,15 @@ void lsm_levels_check(const struct lsm_levels *levels)
         }
 }
 
-uint32_t lsm_tables_reach(struct lsm_table *const *tables, uint32_t count, struct bytes key)
+/* The first table of which that bound is not below the key; `count`: none. */
+static inline uint32_t tables_search(struct lsm_table *const *tables, uint32_t count,
+                                     struct bytes key, bool by_largest)
 {
     uint32_t low = 0, high = count;
     while (low < high) {
         uint32_t middle = low + (high - low) / 2;
-        if (bytes_compare(tables[middle]->largest, key) < 0)
+        const struct lsm_table *table = tables[middle];
+        if (bytes_compare(by_largest ? table->largest : table->smallest, key) < 0)
             low = middle + 1;
         else
             high = middle;
@@ -386,17 +389,14 @@ uint32_t lsm_tables_reach(struct lsm_table *const *tables, uint32_t count, struc
     return low;
 }
 
+uint32_t lsm_tables_reach(struct lsm_table *const *tables, uint32_t count, struct bytes key)
+{
+    return tables_search(tables, count, key, true);
+}
+
 uint32_t lsm_tables_begin(struct lsm_table *const *tables, uint32_t count, struct bytes key)
 {
-    uint32_t low = 0, high = count;
-    while (low < high) {
-        uint32_t middle = low + (high - low) / 2;
-        if (bytes_compare(tables[middle]->smallest, key) < 0)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low;
+    return tables_search(tables, count, key, false);
 }
 
 uint32_t lsm_levels_find(const struct lsm_levels *levels, uint32_t level, struct bytes key)
