@@ -141,10 +141,14 @@ static void reply_checks(struct http_request *request, const struct check *check
     }
 }
 
+static const char *ready_path(const struct http_request *request)
+{
+    return path_is(request, "/ready") ? "/ready" : "/readyz";
+}
+
 static void reply_ready(struct http_request *request, int read_error)
 {
-    reply_checks(request, ready_checks, ARRAY_COUNT(ready_checks),
-                 path_is(request, "/ready") ? "/ready" : "/readyz", read_error);
+    reply_checks(request, ready_checks, ARRAY_COUNT(ready_checks), ready_path(request), read_error);
 }
 
 static void reply_health(struct http_request *request, const char *reason, const char *detail)
@@ -197,8 +201,7 @@ static void reply_after_read(struct http_request *request,
 
 static void handle_ready(struct http_request *request)
 {
-    const char *path = path_is(request, "/ready") ? "/ready" : "/readyz";
-    if (check_wanted(request, path, "linearizable_read") &&
+    if (check_wanted(request, ready_path(request), "linearizable_read") &&
         !check_excluded(request, "linearizable_read"))
         reply_after_read(request, reply_ready);
     else
