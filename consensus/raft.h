@@ -351,7 +351,7 @@ bool raft_term_is_burnt(const struct raft *raft, uint64_t term, uint64_t asker);
 /* Entries >= index are on no majority and never can be. No leader, index > committed. */
 void raft_drop_tail(struct raft *raft, uint64_t index);
 
-/* This node must not campaign for now. */
+/* While restricted this node does not campaign. */
 void raft_restrict(struct raft *raft, bool restricted);
 
 /* The transport lost messages to `peer`. */

@@ -253,7 +253,7 @@ static void on_timer(struct timer *timer)
 {
     struct repair *repair = container_of(timer, struct repair, timer);
     raft_driver_see_time(repair->node->raft);
-    if (repair->faults.count > 0 && !repair->stopping) /* before publish() starts it for now */
+    if (repair->faults.count > 0 && !repair->stopping) /* before publish() starts it at once */
         timer_start(core_timers(repair->core), timer, core_now_ns(repair->core) + POLL_NS);
     go_on(repair);
 }
