@@ -320,7 +320,8 @@ void raft_handle_vote_request(struct raft *raft, const struct raft_message *mess
     bool grant = can_vote && raft_log_up_to_date(&raft->log, message->index, message->log_term);
     struct raft_message *answer = raft_send(
         raft, pre ? RAFT_MESSAGE_PRE_VOTE_RESPONSE : RAFT_MESSAGE_VOTE_RESPONSE, message->from);
-    answer->after_append = planted_bug(vote_before_sync) ? 0 : RAFT_AFTER_THIS_APPEND;
+    bool at_once = pre ? raft->options.early_pre_vote : planted_bug(vote_before_sync);
+    answer->after_append = at_once ? 0 : RAFT_AFTER_THIS_APPEND;
     if (grant) {
         answer->term = message->term;
         raft->counters.votes_granted++;

@@ -15,6 +15,7 @@ void raft_options_default(struct raft_options *options)
         .single_voter_starts = true,
         .pre_vote = true,
         .check_quorum = true,
+        .early_pre_vote = true,
         .step_down_on_removal = true,
         .read_mode = RAFT_READ_SAFE,
         .lease_drift_percent = 5,
@@ -362,7 +363,7 @@ static bool raft_term_gate(struct raft *raft, const struct raft_message *message
             struct raft_message *answer =
                 raft_send(raft, RAFT_MESSAGE_PRE_VOTE_RESPONSE, message->from);
             answer->reject = true;
-            answer->after_append = RAFT_AFTER_THIS_APPEND;
+            answer->after_append = raft->options.early_pre_vote ? 0 : RAFT_AFTER_THIS_APPEND;
         }
         /* What was committed stays committed, however old the message is that tells it. Nobody
          * else may be left to tell: the refusal of a removed voter whose term is behind ours. */

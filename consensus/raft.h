@@ -77,7 +77,8 @@ struct raft_options {
     /* Rules. */
     bool pre_vote;
     bool check_quorum;
-    bool early_vote; /* send vote requests before term, vote and log are durable: unsafe unless
+    bool early_pre_vote; /* answer pre-votes before anything is durable: an answer binds nobody */
+    bool early_vote;     /* send vote requests before term, vote and log are durable: unsafe unless
                       * replies to an earlier incarnation are fenced */
     bool step_down_on_removal;
     bool skip_config_validation; /* several configuration changes at once: only for experiments */

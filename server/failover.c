@@ -42,11 +42,24 @@ static bool is_over(const struct failover *failover)
            peers_any_connection(failover->node->peers->peers, failover->deposed);
 }
 
+/* Who has not answered cannot: a round that is not won by now is split. */
+static bool round_is_split(const struct raft *raft, const struct failover *failover)
+{
+    for (uint32_t i = 0; i < raft->peer_count; i++) {
+        const struct raft_peer *peer = raft->peers[i];
+        if ((peer->voter || peer->outgoing) && peer->vote == QUORUM_MISSING &&
+            (peer->id == raft->options.id ||
+             peers_any_connection(failover->node->peers->peers, peer->id)))
+            return false;
+    }
+    return true;
+}
+
 /* Its own round goes on, or another has our vote and may be about to win. */
 static bool others_turn(const struct raft *raft, const struct failover *failover)
 {
     if (raft->role == RAFT_ROLE_CANDIDATE)
-        return true;
+        return !round_is_split(raft, failover);
     bool voted =
         raft->term != failover->deposed_term && raft->vote != 0 && raft->vote != raft->options.id;
     return voted && raft->now_ns - raft->election_reset_ns < VOTE_NS;

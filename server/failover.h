@@ -8,7 +8,9 @@
  *           split the votes each waits by its place among them, and longer from attempt to
  *           attempt, until somebody leads or the election timeout takes over. An attempt comes to
  *           nothing when a survivor has not noticed yet (it still protects the leader and does not
- *           answer), or has the longer log: its own turn is next.
+ *           answer), or has the longer log: its own turn is next. A round that is split, because
+ *           two asked for the votes of one term, is repeated likewise, without waiting for the
+ *           answer of the dead one.
  *
  *           A leader whose log write hangs hands over to a member whose disk has everything, or
  *           else steps down, because its heartbeats would go on although it commits nothing by

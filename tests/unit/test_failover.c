@@ -95,6 +95,31 @@ Test(failover, who_gave_its_vote_lets_the_other_win)
     world_close();
 }
 
+/* The dead leader will not answer, so nothing but another round can decide. */
+Test(failover, a_round_that_the_other_survivor_refused_is_not_waited_for)
+{
+    struct failover *failover = world_open(1, 3);
+    struct raft *raft = &world.driver.raft;
+    give(RAFT_MESSAGE_HEARTBEAT, 2, 1, 0);
+    failover_connection_lost(failover, 2);
+    fire(failover);
+    struct raft_message grant = {
+        .kind = RAFT_MESSAGE_PRE_VOTE_RESPONSE, .from = 3, .to = 1, .term = 2};
+    cr_assert_eq(raft_step(raft, &grant), 0);
+    cr_assert_eq(raft->role, RAFT_ROLE_CANDIDATE);
+    fire(failover);
+    cr_expect_eq(raft->role, RAFT_ROLE_CANDIDATE, "its own vote was not durable yet");
+    struct raft_message refusal = {
+        .kind = RAFT_MESSAGE_VOTE_RESPONSE, .from = 3, .to = 1, .term = 2, .reject = true};
+    cr_assert_eq(raft_step(raft, &refusal), 0);
+    drain();
+    cr_assert_eq(raft->role, RAFT_ROLE_CANDIDATE, "consensus still waits for 2");
+    fire(failover);
+    cr_expect_eq(raft->role, RAFT_ROLE_PRE_CANDIDATE);
+    cr_expect(timer_is_armed(&failover->campaign));
+    world_close();
+}
+
 Test(failover, the_watchdog_ends_a_leadership_whose_disk_hangs)
 {
     struct failover *failover = world_open(1, 3);

@@ -208,6 +208,44 @@ Test(raft_input, row_134_pitfall_2_41_votes_wait_for_the_disk)
     }
 }
 
+/* An answer to a pre-vote promises nothing, so it may overtake the disk; the vote after it may not.
+ */
+Test(raft_input, row_134_pre_votes_are_answered_while_the_disk_writes)
+{
+    static const struct {
+        const char *why;
+        uint64_t term, index, log_term;
+    } questions[] = {
+        {"a grant", 3, 1, 2},
+        {"a refusal to the shorter log", 3, 0, 0},
+        {"a refusal to an earlier term", 1, 1, 1},
+    };
+    for (int early = 0; early < 2; early++) {
+        struct cluster cluster;
+        cluster_init(&cluster);
+        struct raft_options options = craft_options();
+        options.early_pre_vote = early;
+        struct raft_snapshot snapshot = craft_voters(3);
+        struct node *node = cluster_add(&cluster, &options, &snapshot, true);
+        craft_append(node, 2, 0, 0, "2", 0); /* the disk is at it */
+        for (size_t i = 0; i < ARRAY_COUNT(questions); i++) {
+            craft_drain(&cluster);
+            craft_give(node, (struct raft_message){.kind = RAFT_MESSAGE_PRE_VOTE,
+                                                   .from = 3,
+                                                   .term = questions[i].term,
+                                                   .index = questions[i].index,
+                                                   .log_term = questions[i].log_term});
+            cr_expect_eq(craft_count(&cluster, RAFT_MESSAGE_PRE_VOTE_RESPONSE), early, "%s",
+                         questions[i].why);
+        }
+        craft_give(node,
+                   (struct raft_message){
+                       .kind = RAFT_MESSAGE_VOTE, .from = 3, .term = 3, .index = 1, .log_term = 2});
+        cr_expect_eq(craft_count(&cluster, RAFT_MESSAGE_VOTE_RESPONSE), 0);
+        cluster_deinit(&cluster);
+    }
+}
+
 /* Early votes may be answered before our own disk has anything; a window full of what is not stored
  * has no room for the entry that a leader begins with. */
 Test(raft_input, pitfall_41_early_votes_overtake_the_disk)

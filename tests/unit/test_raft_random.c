@@ -66,6 +66,7 @@ static void schedule_start(struct schedule *s, uint64_t seed)
     options.timeout_quantum_ns = 0;
     options.pre_vote = !chance(s, 40);
     options.check_quorum = !chance(s, 40);
+    options.early_pre_vote = chance(s, 50);
     options.short_retry = chance(s, 50);
     options.single_voter_starts = chance(s, 50);
     options.pause_ns_max = chance(s, 30) ? 3 * CLUSTER_TICK_NS : 0;

@@ -78,6 +78,7 @@ void cluster_options(struct raft_options *options)
     options->single_voter_starts = false;
     options->pre_vote = false;
     options->check_quorum = false;
+    options->early_pre_vote = false;
     options->lease_drift_percent = 0;
     options->lease_stall_ns = 0;
     options->window_entries = 1024;
