@@ -258,7 +258,7 @@ static void metrics_render_value(struct metrics_text *text, const struct metric_
     double scale = family->scale == 0 ? 1 : family->scale;
     double total = family->kind == METRIC_COUNTER ? (double)sum : (double)(int64_t)sum;
     char number[METRICS_NUMBER_BYTES];
-    text_add(text, "%s\n", metrics_number(number, total * scale + computed));
+    text_add(text, "%s\n", metrics_number(number, (total + computed) * scale));
 }
 
 static void metrics_render_bucket(struct metrics_text *text, const struct metric_family *family,

@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -165,6 +167,32 @@ func TestMetrics(t *testing.T) {
 			if !strings.HasPrefix(text, line) && !strings.Contains(text, "\n"+line) {
 				t.Errorf("%s: /metrics lacks %q", s.name, line)
 			}
+		}
+	}
+}
+
+// The value of the sample `name`, which has no labels; NaN if there is none.
+func sample(text, name string) float64 {
+	for _, line := range strings.Split(text, "\n") {
+		if number, found := strings.CutPrefix(line, name+" "); found {
+			if value, err := strconv.ParseFloat(number, 64); err == nil {
+				return value
+			}
+		}
+	}
+	return math.NaN()
+}
+
+// Times are in seconds, as their names say.
+func TestMetricsOfTheProcess(t *testing.T) {
+	for _, s := range newPair(t).both() {
+		text := fetch(s, "GET", "/metrics", "").body
+		now := float64(time.Now().Unix())
+		if start := sample(text, "process_start_time_seconds"); !(math.Abs(now-start) < 3600) {
+			t.Errorf("%s: started at %v, now is %v", s.name, start, now)
+		}
+		if used := sample(text, "process_cpu_seconds_total"); !(used >= 0 && used < 3600) {
+			t.Errorf("%s: %v seconds of CPU time used", s.name, used)
 		}
 	}
 }

@@ -38,6 +38,8 @@ Test(metrics, counters_and_gauges)
         .name = "raft_busy_seconds", .help = "Busy.", .kind = METRIC_COUNTER, .scale = 1e-9};
     static const struct metric_family computed = {
         .name = "raft_computed", .help = "Computed.", .kind = METRIC_GAUGE};
+    static const struct metric_family scaled = {
+        .name = "raft_scaled", .help = "Scaled.", .kind = METRIC_GAUGE, .scale = 3};
     struct metrics *metrics = NULL;
     cr_assert_eq(metrics_create(&metrics), 0);
 
@@ -57,6 +59,7 @@ Test(metrics, counters_and_gauges)
     metrics_register(metrics, &seconds, "", &busy_ns);
     metrics_register_function(metrics, &computed, "of=\"half\"", half, NULL);
     metrics_register_function(metrics, &computed, "of=\"infinity\"", infinite, &minus);
+    metrics_register_function(metrics, &scaled, "", half, NULL);
     expect_rendered(metrics, "# HELP raft_puts_total Puts.\n"
                              "# TYPE raft_puts_total counter\n"
                              "raft_puts_total{code=\"OK\"} 9007199254740995\n"
@@ -70,7 +73,10 @@ Test(metrics, counters_and_gauges)
                              "# HELP raft_computed Computed.\n"
                              "# TYPE raft_computed gauge\n"
                              "raft_computed{of=\"half\"} 0.5\n"
-                             "raft_computed{of=\"infinity\"} -Inf\n");
+                             "raft_computed{of=\"infinity\"} -Inf\n"
+                             "# HELP raft_scaled Scaled.\n"
+                             "# TYPE raft_scaled gauge\n"
+                             "raft_scaled 1.5\n");
 }
 
 Test(metrics, histograms)
