@@ -312,6 +312,20 @@ static int flush_rows(struct flush_job *job)
     return background_output_finish(&job->output);
 }
 
+static void background_on_quiet(struct timer *timer)
+{
+    fiber_event_signal(&container_of(timer, struct lsm_background, quiet)->compact_event);
+}
+
+/* A table was added to level 0. */
+static void background_flushed(struct lsm_background *background)
+{
+    background->quiet_ns = core_now_ns(background->core) + background->lsm->options.level0_wait_ns;
+    if (!background->stopping)
+        timer_start(core_timers(background->core), &background->quiet, background->quiet_ns);
+    fiber_event_signal(&background->compact_event);
+}
+
 static void flush_change(struct lsm_levels *levels, void *context)
 {
     const struct flush_job *job = context;
@@ -345,7 +359,7 @@ static int flush_run(struct lsm_background *background, struct memtable *memtabl
         status = background_install(background, install, &record, flush_change, job);
         manifest_record_deinit(&record);
         if (status == 0)
-            fiber_event_signal(&background->compact_event);
+            background_flushed(background);
     } else {
         free(install);
     }
@@ -474,6 +488,7 @@ int lsm_background_create(struct lsm *lsm, uint64_t number_next, uint64_t found_
     fiber_event_init(&background->flush_event);
     fiber_event_init(&background->compact_event);
     fiber_event_init(&background->remove_event);
+    timer_init(&background->quiet, background_on_quiet);
     bool uncertain;
     char path[LSM_PATH_BYTES_MAX];
     uint64_t number = background->number_next++;
@@ -547,6 +562,7 @@ void lsm_background_stop(struct lsm *lsm)
 {
     struct lsm_background *background = lsm->background;
     background->stopping = true;
+    timer_stop(core_timers(background->core), &background->quiet);
     fiber_event_signal(&background->flush_event);
     fiber_event_signal(&background->compact_event);
     fiber_event_signal(&background->remove_event);

@@ -50,7 +50,8 @@ struct lsm_background {
     bool compact_all;
     struct background_queue garbage; /* file numbers to look at, as pointers' values */
     struct bytes resume[LSM_LEVELS]; /* owned: where the next pick of the level starts */
-    uint64_t throttle_until_ns;
+    uint64_t quiet_ns;               /* flushes have ended, unless one comes before this */
+    struct timer quiet;              /* looks then */
 };
 
 void background_queue_push(struct background_queue *queue, void *item);

@@ -1,6 +1,5 @@
-/* Leveled compaction: what to merge next, the merge, and the pace. Level 0 goes to level 1 as a
- * whole;
- * a deeper level gives one table at a time, in key order, with what overlaps it below. */
+/* Leveled compaction: what to merge next, and the merge. Level 0 goes to level 1 as a whole; a
+ * deeper level gives one table at a time, in key order, with what overlaps it below. */
 #include <errno.h>
 #include <stdlib.h>
 
@@ -10,8 +9,12 @@
 #include "storage/lsm/table_iterator.h"
 
 #define COMPACT_YIELD_ROWS   32
-#define COMPACT_WINDOW_BYTES ((uint32_t)(256 * 1024))
 #define COMPACT_LEVEL1_TIMES 4 /* level 0 does not push into a level 1 of more times its bytes */
+
+/* Read-ahead of a source: a merge of few has the larger ones. */
+#define COMPACT_WINDOW_BYTES      ((uint32_t)(256 * 1024))
+#define COMPACT_WINDOW_BYTES_MANY ((uint32_t)(128 * 1024))
+#define COMPACT_SOURCES_MANY      16
 
 /* Disjoint tables in key order: one level 0 table, or what one level contributes. */
 struct compact_source {
@@ -27,7 +30,7 @@ struct compact_job {
     struct table_blocks blocks;
     struct compact_source *sources; /* owned */
     struct compact_source **order;  /* owned: the live ones, sorted by row */
-    uint32_t source_count, live;
+    uint32_t source_count, source_count_max, live;
     uint32_t level_out;
     struct lsm_levels *below; /* owned copy of the levels at the start: for `bottom` */
     uint32_t below_at[LSM_LEVELS];
@@ -111,17 +114,35 @@ static int compact_merge_begin(struct compact_job *job)
     return 0;
 }
 
+/* How many of the sources behind the first come before it now. Long runs from one source are usual,
+ * and so are many sources. */
+static uint32_t compact_rank(const struct compact_job *job)
+{
+    struct compact_source *first = job->order[0];
+    uint32_t from = 0, to = job->live - 1;
+    if (!first->valid || to == 0)
+        return to;
+    if (!compact_precedes(job->order[1], first))
+        return 0;
+    while (from < to) {
+        uint32_t middle = from + (to - from + 1) / 2;
+        if (compact_precedes(job->order[middle], first))
+            from = middle;
+        else
+            to = middle - 1;
+    }
+    return from;
+}
+
 static int compact_merge_step(struct compact_job *job)
 {
     struct compact_source *source = job->order[0];
     int status = compact_source_take(source, table_iterator_next(&source->iterator));
     if (status < 0)
         return status;
-    uint32_t at = 0;
-    for (; at + 1 < job->live && (!source->valid || compact_precedes(job->order[at + 1], source));
-         at++)
-        job->order[at] = job->order[at + 1];
-    job->order[at] = source;
+    uint32_t rank = compact_rank(job);
+    memmove(job->order, job->order + 1, rank * sizeof(job->order[0]));
+    job->order[rank] = source;
     if (!source->valid)
         job->live--;
     return 0;
@@ -143,40 +164,28 @@ static bool compact_is_bottom(struct compact_job *job, struct bytes key)
     return true;
 }
 
-/* ---- pace ------------------------------------------------------------------------------------
+/* ---- debts -----------------------------------------------------------------------------------
  */
 
-/* Debt of a level as a ratio in percent: at 100 there is work, at 200 no pacing. */
+/* Debt of a level as a ratio in percent: at 100 there is work. Level 0 is merged when it has as
+ * many tables as reads should look into. But each merge writes level 1 again, so while flushes go
+ * on it waits until it has as much as level 1 may have, or a third of the tables at which writes
+ * stop. */
 static uint64_t compact_score(const struct lsm_background *background, uint32_t level)
 {
     const struct lsm_options *options = &background->lsm->options;
-    if (level == 0)
-        return (uint64_t)background->levels->level[0].count * 100 / options->level0_tables;
     uint64_t target = options->level_base_bytes;
+    if (level == 0) {
+        uint64_t count = background->levels->level[0].count, usual = options->level0_tables;
+        if (core_now_ns(background->core) >= background->quiet_ns)
+            return count * 100 / usual;
+        uint64_t bytes_percent = lsm_levels_bytes(background->levels, 0) * 100 / target;
+        uint64_t tables_percent = count * 100 * 3 / (usual * LSM_LEVEL0_FULL_FACTOR);
+        return u64_min(count * 100 / usual, u64_max(bytes_percent, tables_percent));
+    }
     for (uint32_t i = 1; i < level; i++)
         target *= options->level_ratio;
     return lsm_levels_bytes(background->levels, level) * 100 / target;
-}
-
-static uint64_t compact_debt_percent(const struct lsm_background *background)
-{
-    uint64_t worst = 0;
-    for (uint32_t level = 0; level + 1 < LSM_LEVELS; level++)
-        worst = u64_max(worst, compact_score(background, level));
-    return worst;
-}
-
-/* Spreads writes evenly at the configured rate while the debt is small. */
-static void compact_throttle(struct lsm_background *background, uint64_t bytes)
-{
-    uint64_t rate = background->lsm->options.background_bytes_per_s;
-    if (rate == 0 || compact_debt_percent(background) >= 200)
-        return;
-    uint64_t now_ns = core_now_ns(background->core);
-    uint64_t start_ns = u64_max(background->throttle_until_ns, now_ns);
-    background->throttle_until_ns = start_ns + bytes * NS_PER_S / rate;
-    if (start_ns > now_ns + NS_PER_MS && !background->stopping)
-        fiber_sleep_until(u64_min(start_ns, now_ns + 100 * NS_PER_MS));
 }
 
 /* ---- running a job ---------------------------------------------------------------------------
@@ -206,14 +215,7 @@ static int compact_row(struct compact_job *job, const struct lsm_row *row)
     }
     if (!background_filter_keep(&job->filter, row, compact_is_bottom(job, row->key)))
         return 0;
-    uint64_t before = output->writer == NULL ? 0 : sst_writer_bytes(output->writer);
-    int status = background_output_add(job->background, output, job->level_out, row);
-    if (status == 0 && output->writer != NULL) {
-        uint64_t after = sst_writer_bytes(output->writer);
-        if (after / SST_WRITE_BYTES != before / SST_WRITE_BYTES)
-            compact_throttle(job->background, SST_WRITE_BYTES);
-    }
-    return status;
+    return background_output_add(job->background, output, job->level_out, row);
 }
 
 static int compact_merge(struct compact_job *job)
@@ -282,6 +284,7 @@ static struct compact_job *compact_job_create(struct lsm_background *background,
     job->blocks.acquire = compact_block_acquire;
     job->blocks.release = compact_block_release;
     job->level_out = level_out;
+    job->source_count_max = sources;
     job->sources = calloc(sources, sizeof(job->sources[0]));
     job->order = calloc(sources, sizeof(job->order[0]));
     job->below = lsm_levels_copy(background->levels);
@@ -296,6 +299,7 @@ static void compact_job_add(struct compact_job *job, uint32_t level,
 {
     if (count == 0)
         return;
+    bool many = job->source_count_max > COMPACT_SOURCES_MANY;
     struct compact_source *source = &job->sources[job->source_count++];
     source->tables = malloc(count * sizeof(tables[0]));
     if (source->tables == NULL)
@@ -303,7 +307,8 @@ static void compact_job_add(struct compact_job *job, uint32_t level,
     memcpy(source->tables, tables, count * sizeof(tables[0]));
     source->count = count;
     source->level = level;
-    table_iterator_init(&source->iterator, &job->blocks, COMPACT_WINDOW_BYTES);
+    table_iterator_init(&source->iterator, &job->blocks,
+                        many ? COMPACT_WINDOW_BYTES_MANY : COMPACT_WINDOW_BYTES);
     for (uint32_t i = 0; i < count; i++)
         job->read_bytes += tables[i]->file_bytes;
 }
@@ -453,7 +458,8 @@ static void compact_garbage_failed(struct lsm_background *background, uint64_t n
 static bool compact_level0_pushes(const struct lsm_background *background)
 {
     const struct lsm_levels *levels = background->levels;
-    return compact_score(background, 0) >= 100 * LSM_LEVEL0_FULL_FACTOR / 2 &&
+    uint64_t full = (uint64_t)background->lsm->options.level0_tables * LSM_LEVEL0_FULL_FACTOR;
+    return levels->level[0].count >= full / 2 &&
            lsm_levels_bytes(levels, 1) <= COMPACT_LEVEL1_TIMES * lsm_levels_bytes(levels, 0);
 }
 

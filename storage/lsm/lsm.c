@@ -429,6 +429,7 @@ static void lsm_options_fill(struct lsm_options *options)
     FILL(table_bytes, 32 * MIB);
     FILL(level_ratio, 10);
     FILL(level0_tables, 4);
+    FILL(level0_wait_ns, NS_PER_S);
     FILL(level_base_bytes, u64_max(256 * MIB, options->level0_tables * options->memtable_bytes));
     FILL(bloom_bits_per_key, 10);
 #undef FILL

@@ -120,7 +120,8 @@ struct lsm_options {
                                           * what level 0 has when its compaction starts */
     uint32_t level_ratio;                 /* 0 = 10 */
     uint32_t level0_tables;               /* compaction starts at this many; 0 = 4 */
-    uint64_t background_bytes_per_s;      /* compaction writes while debt is small; 0 = no limit */
+    uint64_t level0_wait_ns;              /* flushes that come closer than this let level 0 grow to
+                                           * level_base_bytes, or 8/3 of its tables; 0 = 1 s */
     enum lsm_compression compression;     /* levels 2 and deeper */
     enum lsm_compression compression_top; /* levels 0 and 1 */
     uint32_t bloom_bits_per_key;          /* 0 = 10 */

@@ -731,6 +731,62 @@ Test(lsm, level_1_holds_what_level_0_brings_at_once)
     in_fiber(level1_target);
 }
 
+/* How many tables level 0 has when the first merge begins. */
+static void level0_portion(void)
+{
+    static const struct {
+        const char *name, *why;
+        uint64_t base_bytes, wait_ns;
+        uint32_t want;
+    } cases[] = {
+        {"calm", "as many as reads should look into: flushes are rare", GIB, 1, 3},
+        {"storm", "a third of what stops writes", GIB, 3600 * NS_PER_S, 8},
+        {"full", "as much as level 1 may have, and no less than usual", 1, 3600 * NS_PER_S, 3},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct lsm_options options = tiny_options(in_root(cases[i].name));
+        uint64_t version = 0;
+        options.level0_tables = 3;
+        options.level_base_bytes = cases[i].base_bytes;
+        options.level0_wait_ns = cases[i].wait_ns;
+        store_open(&options);
+        flush_tables(&version, cases[i].want - 1);
+        pause_ms(20);
+        cr_expect_eq(stats_now().compactions, 0, "%s", cases[i].why);
+        flush_tables(&version, 1);
+        for (int ms = 0; ms < 60 * 1000 && stats_now().compactions == 0; ms++)
+            pause_ms(1);
+        cr_expect_gt(stats_now().compactions, 0, "%s", cases[i].why);
+        store_close();
+    }
+}
+
+Test(lsm, a_storm_of_writes_is_merged_in_larger_portions)
+{
+    in_fiber(level0_portion);
+}
+
+/* Nothing but time passes. */
+static void level0_after_the_storm(void)
+{
+    struct lsm_options options = tiny_options(in_root("after"));
+    uint64_t version = 0;
+    options.level0_tables = 3;
+    options.level_base_bytes = GIB;
+    options.level0_wait_ns = 50 * NS_PER_MS;
+    store_open(&options);
+    flush_tables(&version, 4);
+    for (int ms = 0; ms < 60 * 1000 && stats_now().compactions == 0; ms++)
+        pause_ms(1);
+    cr_expect_eq(stats_now().levels[0].tables, 0);
+    store_close();
+}
+
+Test(lsm, level_0_is_merged_when_the_storm_is_over)
+{
+    in_fiber(level0_after_the_storm);
+}
+
 /* ---- tables that do not come to be --------------------------------------------------------------
  */
 

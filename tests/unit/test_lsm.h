@@ -51,6 +51,7 @@ static inline struct lsm_options tiny_options(const char *dir)
                                 .table_bytes = 8 * KIB,
                                 .level_base_bytes = 32 * KIB,
                                 .level_ratio = 3,
+                                .level0_wait_ns = 1,
                                 .core_count = 1,
                                 .message_kind_base = 10,
                                 .compression = LSM_COMPRESSION_ZSTD,

@@ -46,6 +46,7 @@ static void raft_fiber(void *argument)
                                   .table_bytes = 16 * KIB,
                                   .level_base_bytes = 64 * KIB,
                                   .level_ratio = 3,
+                                  .level0_wait_ns = 1,
                                   .core_count = CORES,
                                   .message_kind_base = 10,
                                   .random_seed = 1};

@@ -36,6 +36,7 @@ static void store_attach(struct store *store)
         .level_base_bytes = 32 * KIB,
         .level_ratio = 4,
         .level0_tables = 2,
+        .level0_wait_ns = 1,
         .core_count = 1,
         .message_kind_base = MESSAGE_KIND_BASE,
         .random_seed = 7,
