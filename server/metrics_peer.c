@@ -39,6 +39,16 @@ static void register_transport(struct node *node)
             &stats->greetings_refused);
 }
 
+static void register_messages(struct node *node)
+{
+    const struct peer_role *role = node->peers;
+    static const char drops[] = "raft_peer_messages_dropped_total";
+    static const char why[] = "Messages that came in and were not handled, by reason.";
+    counter(node, drops, why, "reason=\"malformed\"", &role->counters.malformed);
+    counter(node, drops, why, "reason=\"full\"", &role->counters.dropped_full);
+    counter(node, drops, why, "reason=\"unknown_member\"", &role->counters.unknown_member);
+}
+
 static void register_raft(struct node *node)
 {
     const struct raft_counters *raft = &node->raft->raft.counters;
@@ -82,5 +92,6 @@ void metrics_peer_register(struct node *node)
 {
     register_repair(node);
     register_transport(node);
+    register_messages(node);
     register_raft(node);
 }

@@ -177,10 +177,8 @@ static int on_raft(struct peer_role *role, const struct peer_input *input)
 {
     struct raft_message message;
     int error = peer_codec_decode_message(input, &message, role->entries);
-    if (error < 0) {
-        role->counters.malformed++;
+    if (error < 0)
         return error;
-    }
     if (!vote_is_safe(role, &message))
         return 0;
     received_hold(&role->received, input->body, role->entries, message.entry_count);
@@ -198,7 +196,6 @@ static int on_raft(struct peer_role *role, const struct peer_input *input)
               "empty data directory",
               (unsigned long long)role->node->identity.member_id);
     case ERR_MALFORMED:
-        role->counters.malformed++;
         return error;
     case ERR_NOT_FOUND:
         role->counters.unknown_member++;
@@ -209,27 +206,13 @@ static int on_raft(struct peer_role *role, const struct peer_input *input)
     }
 }
 
-static int on_repair(struct peer_role *role, const struct peer_input *input)
+static int handle(struct peer_role *role, const struct peer_input *input)
 {
-    raft_driver_see_time(role->node->raft);
-    int error = input->header.kind == PEER_MESSAGE_REPAIR_REQUEST
-                    ? repair_requested(role->node->repair, input)
-                    : repair_answered(role->node->repair, input);
-    role->counters.malformed += error < 0;
-    return error;
-}
-
-static int on_received(void *context, const struct peer_input *input)
-{
-    struct peer_role *role = context;
     switch (input->header.kind) {
     case PEER_MESSAGE_RAFT:
         return on_raft(role, input);
-    case PEER_MESSAGE_FORWARD: {
-        int error = forward_received(role->forward, input);
-        role->counters.malformed += error < 0;
-        return error;
-    }
+    case PEER_MESSAGE_FORWARD:
+        return forward_received(role->forward, input);
     case PEER_MESSAGE_REFUSE:
         return forward_refused(role->forward, input);
     case PEER_MESSAGE_SNAPSHOT_OFFER:
@@ -239,12 +222,26 @@ static int on_received(void *context, const struct peer_input *input)
     case PEER_MESSAGE_SNAPSHOT_STATUS:
         return snapshot_send_status(role->snapshot_send, input);
     case PEER_MESSAGE_REPAIR_REQUEST:
+        raft_driver_see_time(role->node->raft);
+        return repair_requested(role->node->repair, input);
     case PEER_MESSAGE_REPAIR_ANSWER:
-        return on_repair(role, input);
+        raft_driver_see_time(role->node->raft);
+        return repair_answered(role->node->repair, input);
     default:
-        role->counters.malformed++;
         return ERR_MALFORMED;
     }
+}
+
+/* What closes the connection is counted here, whoever found it. */
+static int on_received(void *context, const struct peer_input *input)
+{
+    struct peer_role *role = context;
+    int error = handle(role, input);
+    if (error == ERR_FULL)
+        role->counters.dropped_full++;
+    else if (error < 0)
+        role->counters.malformed++;
+    return error;
 }
 
 /* ---- who may connect ------------------------------------------------------------------------ */

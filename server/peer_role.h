@@ -55,8 +55,12 @@ struct peer_role {
     struct entry *entries;
     const struct entry **entry_pointers;
 
+    /* Of messages that came in. */
     struct {
-        uint64_t stepped, dropped_full, malformed, unknown_member;
+        uint64_t stepped;
+        uint64_t dropped_full;   /* no room for it, or no memory */
+        uint64_t malformed;      /* no correct member sends it */
+        uint64_t unknown_member; /* Raft's, of somebody who is no member */
     } counters;
 };
 

@@ -147,11 +147,12 @@ func counters(m *harness.Member) (map[string]float64, error) {
 	return all, nil
 }
 
-const (
-	malformed   = `raft_peer_frames_refused_total{reason="malformed"}`
-	misdirected = `raft_peer_frames_refused_total{reason="misdirected"}`
-	stale       = `raft_peer_frames_refused_total{reason="stale"}`
-	greetings   = `raft_peer_greetings_refused_total`
+var (
+	malformed   = []string{`raft_peer_frames_refused_total{reason="malformed"}`}
+	senseless   = []string{malformed[0], `raft_peer_messages_dropped_total{reason="malformed"}`} // whole frames
+	misdirected = []string{`raft_peer_frames_refused_total{reason="misdirected"}`}
+	stale       = []string{`raft_peer_frames_refused_total{reason="stale"}`}
+	greetings   = []string{`raft_peer_greetings_refused_total`}
 )
 
 // send dials, writes all, and reads until the member closes the connection or says something.
@@ -176,12 +177,12 @@ func send(m *harness.Member, wait bool, parts ...[]byte) error {
 	return nil
 }
 
-// annoyance is bytes for the peer port, and the counter that has to tell of them.
+// annoyance is bytes for the peer port, and the counters that have to tell of them.
 type annoyance struct {
-	why     string
-	counter string
-	times   int
-	parts   func(w *wrong) [][]byte
+	why   string
+	tell  []string
+	times int
+	parts func(w *wrong) [][]byte
 }
 
 // wrong is what annoyances are made of: the impostor's identity, and what it heard.
@@ -250,10 +251,10 @@ var annoyances = []annoyance{
 	}},
 	{"no greeting", malformed, 10, func(w *wrong) [][]byte { return [][]byte{w.frame().seal()} }},
 	{"two greetings", malformed, 1, func(w *wrong) [][]byte { return [][]byte{w.hello.seal(), w.hello.seal()} }},
-	{"a kind that is not known", malformed, 10, func(w *wrong) [][]byte {
+	{"a kind that is not known", senseless, 10, func(w *wrong) [][]byte {
 		return [][]byte{w.hello.seal(), w.with(func(f *peerFrame) { f.kind = uint16(1000 + w.random.IntN(60000)) })}
 	}},
-	{"every kind with meta that is too short", malformed, 100, func(w *wrong) [][]byte {
+	{"every kind with meta that is too short", senseless, 100, func(w *wrong) [][]byte {
 		return [][]byte{w.hello.seal(), w.with(func(f *peerFrame) {
 			f.kind, f.meta = uint16(kindRaft+w.random.IntN(6)), w.noise(w.random.IntN(8))
 		})}
@@ -386,8 +387,10 @@ func TestPeerPort(t *testing.T) {
 			if err := r.cluster.Ended(); err != nil {
 				t.Fatalf("%s: %v", a.why, err)
 			}
-			if err := rose(m, a.counter, then[a.counter]+float64(a.times)); err != nil {
-				t.Errorf("%s, %d times: %v", a.why, a.times, err)
+			for _, counter := range a.tell {
+				if err := rose(m, counter, then[counter]+float64(a.times)); err != nil {
+					t.Errorf("%s, %d times: %v", a.why, a.times, err)
+				}
 			}
 			if err := write(client, a.why, fmt.Sprint(i)); err != nil {
 				t.Fatalf("%s: %v", a.why, err)
