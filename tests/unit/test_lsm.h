@@ -103,6 +103,21 @@ static inline void store_settle(void)
     }
 }
 
+static inline struct lsm_stats stats_now(void)
+{
+    struct lsm_stats stats;
+    lsm_stats(lsm, &stats);
+    return stats;
+}
+
+/* Until no compaction is due, so that none runs either. */
+static inline void pay_debts(void)
+{
+    for (int i = 0; i < 300 * 1000 && stats_now().debt_bytes > 0; i++)
+        pause_ms(1);
+    cr_assert_eq(stats_now().debt_bytes, 0);
+}
+
 static inline void put_text(const char *key, uint64_t version, const char *value)
 {
     lsm_insert(lsm, bytes_from_text(key), (struct lsm_version){version, 0}, LSM_VALUE,
