@@ -86,6 +86,8 @@ static void register_repair(struct node *node)
             &stats->dropped);
     counter(node, "raft_log_served_entries_total", "Log entries given to members that lost them.",
             "", &stats->served);
+    counter(node, "raft_log_served_tables_total",
+            "Times tables were sent in place of entries that a member lost.", "", &stats->tables);
 }
 
 void metrics_peer_register(struct node *node)

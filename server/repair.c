@@ -499,8 +499,10 @@ int repair_requested(struct repair *repair, const struct peer_input *input)
     if (answer != FAULT_ANSWER_ENTRIES) {
         answer_send(repair, &question, answer, NULL, 0);
         if (answer == FAULT_ANSWER_COMPACTED && question.request.wanted &&
-            raft_of(repair)->role == RAFT_ROLE_LEADER && snapshot_send_is_idle(tables))
+            raft_of(repair)->role == RAFT_ROLE_LEADER && snapshot_send_is_idle(tables)) {
             snapshot_send_start(tables, question.from);
+            repair->stats.tables++;
+        }
     } else if (!answer_from_window(repair, &question)) {
         answer_later(repair, &question);
     }

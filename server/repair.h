@@ -38,6 +38,7 @@ struct repair_stats {
     uint64_t repaired; /* entries written again */
     uint64_t dropped;  /* entries that nobody had */
     uint64_t served;   /* entries given to others */
+    uint64_t tables;   /* transfers of our tables begun, to a member that asks for older ones */
 };
 
 /* Fiber, after the log opened and before consensus starts. NULL: out of memory. */

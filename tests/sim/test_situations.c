@@ -373,7 +373,7 @@ Test(situations, a_damaged_log_of_a_group_that_grew_from_one_member)
 /* Its log is complete but for one entry, which the leader let go of: no append will ever tell. */
 Test(situations, a_repair_of_what_the_leader_no_longer_has_is_a_snapshot)
 {
-    uint32_t installs = 0;
+    uint64_t installs = 0, begun = 0;
     for (uint64_t seed = 1; seed <= SEEDS; seed++) {
         struct group *group = group_create(seed);
         start_all(group);
@@ -393,9 +393,13 @@ Test(situations, a_repair_of_what_the_leader_no_longer_has_is_a_snapshot)
         cr_assert(is_in_state(damaged, NODE_READY), "seed %lu: %s", (unsigned long)seed,
                   node_failure(damaged->node));
         installs += damaged->restarts;
+        for (uint32_t i = 0; i < MACHINES; i++)
+            if (&group->machines[i] != damaged)
+                begun += repair_stats(group->machines[i].node->repair)->tables;
         group_destroy(group);
     }
     cr_expect_gt(installs, 0);
+    cr_expect_geq(begun, installs);
 }
 
 /* A damaged entry that is not applied, and what another leader put in its place. */
