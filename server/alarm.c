@@ -11,6 +11,19 @@
 /* Meta name "alarm/" + member in hex + "/" + kind; the value is empty. */
 #define ALARM_PREFIX "alarm/"
 
+const char *alarm_kind_name(enum alarm_kind kind)
+{
+    switch (kind) {
+    case ALARM_NONE:
+        return "NONE";
+    case ALARM_NO_SPACE:
+        return "NOSPACE";
+    case ALARM_CORRUPT:
+        return "CORRUPT";
+    }
+    return "UNKNOWN"; /* loading does not judge what a later version stored */
+}
+
 static void alarm_publish(struct node *node)
 {
     uint64_t mask = 0;
@@ -93,7 +106,7 @@ int alarm_apply(struct node *node, struct mvcc *mvcc, const struct alarm_request
             set->alarms[at] = set->alarms[--set->count];
         alarm_publish(node);
         log_warn(raise ? "alarm raised" : "alarm disarmed", LOG_HEX("member", request->member),
-                 LOG_TEXT("alarm", request->kind == ALARM_NO_SPACE ? "NOSPACE" : "CORRUPT"));
+                 LOG_TEXT("alarm", alarm_kind_name(request->kind)));
         out->alarms[out->count++] = changed;
     } else if (raise) {
         out->alarms[out->count++] = changed;

@@ -40,6 +40,8 @@ struct alarm_request {
 struct node;
 struct node_shared;
 
+const char *alarm_kind_name(enum alarm_kind kind); /* as etcd writes it */
+
 /* Raft core, fiber: after the state machine opened. */
 must_check int alarm_load(struct node *node, struct mvcc *mvcc);
 

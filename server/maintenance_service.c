@@ -78,7 +78,7 @@ static size_t status_errors_fill(struct status_errors *errors, uint64_t leader,
     for (uint32_t i = 0; i < alarms->count; i++)
         snprintf(errors->texts[count++], sizeof(errors->texts[0]), "memberID:%llu alarm:%s",
                  (unsigned long long)alarms->alarms[i].member,
-                 alarms->alarms[i].kind == ALARM_CORRUPT ? "CORRUPT" : "NOSPACE");
+                 alarm_kind_name(alarms->alarms[i].kind));
     for (size_t i = 0; i < count; i++)
         errors->pointers[i] = errors->texts[i];
     return count;
