@@ -197,14 +197,6 @@ static void changes_propose(struct forward *forward)
 
 /* ---- at the leader -------------------------------------------------------------------------- */
 
-static struct entry entry_of(const struct proposal *proposal)
-{
-    return (struct entry){.type = proposal->entry_type,
-                          .payload = proposal->payload,
-                          .payload_bytes = proposal->payload_bytes,
-                          .payload_crc = proposal->payload_crc};
-}
-
 /* True when consensus took some and there may be more. */
 static bool propose_own(struct raft_driver *driver, struct forward *forward)
 {
@@ -218,13 +210,13 @@ static bool propose_own(struct raft_driver *driver, struct forward *forward)
         if (proposal->entry_type != ENTRY_NORMAL || proposal->finished)
             break;
         taken[count] = proposal;
-        entries[count++] = entry_of(proposal);
+        entries[count++] = proposal_entry(proposal);
     }
     if (count == 0 && link == NULL)
         return false;
     if (count == 0) {
         struct proposal *proposal = container_of(link, struct proposal, link);
-        struct entry entry = entry_of(proposal);
+        struct entry entry = proposal_entry(proposal);
         pending_divert(&driver->pending, proposal);
         change_add(forward, &entry, proposal);
         return true;
@@ -333,7 +325,7 @@ static bool send_frame(struct raft_driver *driver, uint64_t to)
         if (proposal->finished || (count > 0 && after > FRAME_BYTES) ||
             pending->forwarded_bytes + after > FORWARD_WINDOW_BYTES + FRAME_BYTES)
             break;
-        entries[count++] = entry_of(proposal);
+        entries[count++] = proposal_entry(proposal);
         bytes = after;
     }
     if (count == 0 || pending->forwarded_bytes > FORWARD_WINDOW_BYTES)

@@ -72,6 +72,14 @@ struct proposal *proposal_create_change(uint32_t home_core, const struct raft_co
     return proposal;
 }
 
+struct entry proposal_entry(const struct proposal *proposal)
+{
+    return (struct entry){.type = proposal->entry_type,
+                          .payload = proposal->payload,
+                          .payload_bytes = proposal->payload_bytes,
+                          .payload_crc = proposal->payload_crc};
+}
+
 static void let_go(struct proposal *proposal)
 {
     if (atomic_fetch_sub_explicit(&proposal->holders, 1, memory_order_acq_rel) == 1)

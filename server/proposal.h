@@ -80,6 +80,9 @@ must_check struct proposal *proposal_create_change(uint32_t home_core,
 void proposal_fill(struct proposal *proposal, const struct request *request);
 void proposal_destroy(struct proposal *proposal); /* home lets go; the result is gone */
 
+/* As consensus takes it, once filled; the payload is borrowed. */
+struct entry proposal_entry(const struct proposal *proposal);
+
 /* Raft core: consensus takes the payload, and gives it back. */
 void proposal_enter_log(struct proposal *proposal);
 void proposal_leave_log(struct proposal *proposal);

@@ -41,10 +41,7 @@ static uint64_t raise_no_space(const struct node *node)
         return 0;
     proposal_fill(proposal, &request);
     proposal->finished = true;
-    struct entry entry = {.type = ENTRY_NORMAL,
-                          .payload = proposal->payload,
-                          .payload_bytes = proposal->payload_bytes,
-                          .payload_crc = proposal->payload_crc};
+    struct entry entry = proposal_entry(proposal);
     if (raft_propose(&driver->raft, &entry, 1, &index) == 0)
         proposal_enter_log(proposal);
     else
