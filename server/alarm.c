@@ -21,7 +21,8 @@ const char *alarm_kind_name(enum alarm_kind kind)
     case ALARM_CORRUPT:
         return "CORRUPT";
     }
-    return "UNKNOWN"; /* loading does not judge what a later version stored */
+    invariant(false); /* requests and what is stored are bounded where they are read */
+    return "";
 }
 
 static void alarm_publish(struct node *node)
@@ -42,7 +43,8 @@ static int alarm_loaded(void *context, struct bytes name, struct bytes value may
         return ERR_CORRUPT;
     memcpy(text, name.data, name.size);
     text[name.size] = '\0';
-    if (sscanf(text, ALARM_PREFIX "%llx/%u", &member, &kind) != 2)
+    if (sscanf(text, ALARM_PREFIX "%llx/%u", &member, &kind) != 2 || kind == ALARM_NONE ||
+        kind > ALARM_CORRUPT)
         return ERR_CORRUPT;
     set->alarms[set->count++] = (struct alarm){.member = member, .kind = (enum alarm_kind)kind};
     return 0;

@@ -230,6 +230,29 @@ Test(apply, a_write_behind_the_alarm_that_forbids_it_is_refused)
     end();
 }
 
+/* What a request may not raise, nothing stored names either: it is damage. */
+Test(apply, stored_alarms_are_judged_when_they_are_loaded)
+{
+    static const struct {
+        const char *name;
+        int want;
+    } cases[] = {
+        {"alarm/1f/1", 0},
+        {"alarm/1f/2", 0},
+        {"alarm/1f/0", ERR_CORRUPT},
+        {"alarm/1f/3", ERR_CORRUPT},
+        {"alarm/1f/64", ERR_CORRUPT},
+        {"alarm/1f", ERR_CORRUPT},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        begin(1);
+        struct bytes name = bytes_from_text(cases[i].name);
+        cr_assert_eq(mvcc_meta_put(world->mvcc, name, bytes_make(NULL, 0)), 0);
+        cr_expect_eq(alarm_load(node, world->mvcc), cases[i].want, "%s", cases[i].name);
+        end();
+    }
+}
+
 #define BIG_VALUE_BYTES (3 * MIB)
 #define BIG_RANGES      200
 
