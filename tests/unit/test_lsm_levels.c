@@ -236,7 +236,7 @@ static void level0_after_the_storm(void)
     options.level_base_bytes = GIB;
     options.level0_wait_ns = 50 * NS_PER_MS;
     store_open(&options);
-    flush_tables(&version, 4);
+    flush_tables(&version, 3);
     for (int ms = 0; ms < 60 * 1000 && stats_now().compactions == 0; ms++)
         pause_ms(1);
     cr_expect_eq(stats_now().levels[0].tables, 0);
