@@ -247,3 +247,25 @@ Test(lsm_levels, level_0_is_merged_when_the_storm_is_over)
 {
     in_fiber(level0_after_the_storm);
 }
+
+/* What a flush adds while the background stops is merged after the next start: nothing may look at
+ * it later, when the background is gone. */
+static void flush_during_stop(void)
+{
+    struct lsm_options options = tiny_options(in_root("stop"));
+    options.level0_wait_ns = 3600 * NS_PER_S;
+    for (uint64_t index = 1; index <= 40; index++) { /* stops come later and later in the flush */
+        store_open(&options);
+        put_text("k/key", index, "value");
+        lsm_commit(lsm, index, 1);
+        lsm_set_durable_index(lsm, index);
+        lsm_flush_begin(lsm);
+        fiber_sleep_until(core_now_ns(core) + index * 50 * NS_PER_US);
+        store_close();
+    }
+}
+
+Test(lsm_levels, a_flush_that_ends_while_the_background_stops)
+{
+    in_fiber(flush_during_stop);
+}
