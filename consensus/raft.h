@@ -17,8 +17,8 @@
  * Durable   What must be durable here before what leaves the node:
  *             - a message with after_append = 0 may be sent at once (appends of the leader,
  *               heartbeats: the leader's own disk works in parallel with its followers);
- *             - a message with after_append = s waits until append s is durable (votes, grants,
- *               acknowledgements), and is then sent in order;
+ *             - a message with after_append = s waits until append s is durable (vote requests,
+ *               votes, acknowledgements), and is then sent in order;
  *             - entries in the apply range are committed and durable here: apply at any time;
  *             - the node counts itself, as voter and as replica, only in raft_persisted().
  *           A failed write of an append is fatal to the node: there is no call to report it.

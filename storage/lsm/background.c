@@ -545,6 +545,7 @@ void lsm_background_start(struct lsm *lsm, struct core *core)
     invariant(background != NULL && background->fibers == 0);
     background->core = core;
     background->stopping = background->stop_acknowledged = false;
+    background->quiet_ns = 0;
     background_handle(background, LSM_MESSAGE_FLUSH, background_on_flush);
     background_handle(background, LSM_MESSAGE_REMOVE, background_on_remove);
     background_handle(background, LSM_MESSAGE_REQUEST, background_on_request);
