@@ -205,6 +205,20 @@ static uint64_t history_droppable(void *context, const struct lsm_filter_table *
     return table->version_first <= watermark ? table->rows : 0;
 }
 
+static const struct lsm_filter history_filter = {
+    .begin = filter_begin, .keep = history_keep, .end = filter_end, .droppable = history_droppable};
+
+/* Versions 1 to `rows`, in as many keys, in the memtable. */
+static void write_history(uint64_t rows)
+{
+    for (uint64_t version = 1; version <= rows; version++) {
+        char key[32];
+        snprintf(key, sizeof(key), "r%012lu", version);
+        put_text(key, version, "what changed");
+        lsm_commit(lsm, version, 1);
+    }
+}
+
 static void expect_rows_below(uint64_t rows)
 {
     for (int i = 0; i < 60 * 1000 && rows_in_tables() >= rows; i++)
@@ -214,13 +228,9 @@ static void expect_rows_below(uint64_t rows)
 
 static void worth(void)
 {
-    static const struct lsm_filter filter = {.begin = filter_begin,
-                                             .keep = history_keep,
-                                             .end = filter_end,
-                                             .droppable = history_droppable};
     enum { ROWS = 6000, OVERWRITES = 3000 };
     struct lsm_options options = tiny_options(in_root("worth"));
-    options.filter = &filter;
+    options.filter = &history_filter;
     watermark = 0;
     store_open(&options);
     for (uint64_t version = 1; version <= ROWS + OVERWRITES; version++) {
@@ -330,22 +340,13 @@ Test(lsm_trouble, a_table_is_rewritten_once_for_what_has_to_stay)
 /* What would free space needs some first, and is not forgotten when there is none. */
 static void garbage_without_room(void)
 {
-    static const struct lsm_filter filter = {.begin = filter_begin,
-                                             .keep = history_keep,
-                                             .end = filter_end,
-                                             .droppable = history_droppable};
     enum { ROWS = 50 };
     struct lsm_options options = tiny_options(in_root("room"));
-    options.filter = &filter;
+    options.filter = &history_filter;
     options.level0_tables = 1;
     watermark = 0;
     store_open(&options);
-    for (uint64_t version = 1; version <= ROWS; version++) {
-        char key[32];
-        snprintf(key, sizeof(key), "r%012lu", version);
-        put_text(key, version, "what changed");
-        lsm_commit(lsm, version, 1);
-    }
+    write_history(ROWS);
     store_flush(ROWS);
     pay_debts();
     cr_assert_eq(stats_now().levels[1].rows, ROWS);
@@ -365,24 +366,15 @@ static void garbage_without_room(void)
 /* A merge of level 0 that finds no room stays due; what makes room must not wait for it. */
 static void garbage_makes_room(void)
 {
-    static const struct lsm_filter filter = {.begin = filter_begin,
-                                             .keep = history_keep,
-                                             .end = filter_end,
-                                             .droppable = history_droppable};
     enum { ROWS = 50, KEYS = 2000 };
     struct lsm_options options = tiny_options(in_root("makes-room"));
-    options.filter = &filter;
+    options.filter = &history_filter;
     options.level0_tables = 1;
     options.memtable_bytes = options.table_bytes = options.level_base_bytes = MIB;
     options.compression = options.compression_top = LSM_COMPRESSION_NONE;
     watermark = 0;
     store_open(&options);
-    for (uint64_t version = 1; version <= ROWS; version++) {
-        char key[32];
-        snprintf(key, sizeof(key), "r%012lu", version);
-        put_text(key, version, "what changed");
-        lsm_commit(lsm, version, 1);
-    }
+    write_history(ROWS);
     uint64_t version = write_many(ROWS, KEYS, LSM_VALUE);
     pay_debts();
     cr_assert_eq(stats_now().levels[1].rows, ROWS + KEYS);
