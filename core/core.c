@@ -15,7 +15,8 @@
 /* Spinning adapts to what it finds, in steps of this many spins. */
 #define CORE_SPIN_WINDOW        32
 #define CORE_SPIN_WORTH_PERCENT 20
-#define CORE_SPIN_RESTORE_PARTS 8    /* of poll_us, per window that was worth it */
+#define CORE_SPIN_RESTORE_PARTS 8                 /* of poll_us, per window that was worth it */
+#define CORE_SPIN_CROWDED_NS    (100 * NS_PER_US) /* away so long: others need the CPU more */
 #define CORE_SPIN_RETRY_SLEEPS  1024 /* a budget that fell to zero is tried again after these */
 
 static _Thread_local struct core *current_core;
@@ -276,8 +277,8 @@ void core_sleep_end(struct core *core)
     mesh_sleep_end(core->mesh, core->id);
 }
 
-/* A spin that finds nothing costs somebody else's CPU time, and where several processes share a
- * CPU it delays the very answer it waits for: so the budget follows the share of useful spins. */
+/* A spin that finds nothing costs somebody else's CPU time: so the budget follows the share of
+ * useful spins. */
 static void core_spin_adapt(struct core_spin *spin, bool found)
 {
     spin->found += found;
@@ -295,7 +296,8 @@ static void core_spin_adapt(struct core_spin *spin, bool found)
 }
 
 /* Looks for work without sleeping for a while. Returns the completions found; `*found` also when
- * it was mail. */
+ * it was mail. What it waits for may need this very CPU first, the kernel's threads that complete a
+ * write as well as a client: it lets them through each time, and gives up where they take long. */
 static uint32_t core_spin(struct core *core, bool *found)
 {
     struct core_spin *spin = &core->spin;
@@ -308,13 +310,18 @@ static uint32_t core_spin(struct core *core, bool *found)
         spin->skipped = 0;
         spin->budget_ns = spin->budget_ns_max / CORE_SPIN_RESTORE_PARTS;
     }
-    uint64_t started_ns = reactor_clock_ns(core->reactor);
-    uint64_t end_ns = u64_min(started_ns + spin->budget_ns, timer_heap_next_ns(&core->timers));
-    uint32_t completions = 0;
+    uint64_t now_ns = reactor_clock_ns(core->reactor), before_ns;
+    uint64_t end_ns = u64_min(now_ns + spin->budget_ns, timer_heap_next_ns(&core->timers));
+    uint32_t completions;
     do {
         completions = reactor_poll(core->reactor, false, 0);
         *found = completions > 0 || core_has_work(core);
-    } while (!*found && reactor_clock_ns(core->reactor) < end_ns);
+        if (*found)
+            break;
+        reactor_yield(core->reactor);
+        before_ns = now_ns;
+        now_ns = reactor_clock_ns(core->reactor);
+    } while (now_ns < end_ns && now_ns - before_ns < CORE_SPIN_CROWDED_NS);
     core_spin_adapt(spin, *found);
     return completions;
 }

@@ -76,6 +76,9 @@ void reactor_wake(struct reactor *from, uint32_t core);
  */
 void reactor_interrupt(struct reactor *reactor);
 
+/* Lets other threads of this CPU run first; returns at once when none of them wants to. */
+void reactor_yield(struct reactor *reactor);
+
 /* Operations not completed yet, those that sockets and listeners keep armed included. */
 uint32_t reactor_ops_pending(const struct reactor *reactor);
 

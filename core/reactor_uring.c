@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <signal.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -304,6 +305,11 @@ uint32_t reactor_poll(struct reactor *reactor, bool may_sleep, uint64_t deadline
     reactor->woken = 0;
     reactor->now_ns = reactor_clock_ns(reactor);
     return uring_run_deferred(reactor) + uring_reap(reactor);
+}
+
+void reactor_yield(struct reactor *reactor maybe_unused)
+{
+    (void)sched_yield(); /* never fails */
 }
 
 uint32_t reactor_ops_pending(const struct reactor *reactor)

@@ -87,9 +87,8 @@ static const struct flag flags[] = {
     USED("cores", FLAG_U64, cores, "0", "cores to run on; 0 = one per usable CPU"),
     USED("memory-limit", FLAG_BYTES, memory_limit, "0",
          "bytes for memtables, caches and queues; 0 = a quarter of the machine, at most 2GiB"),
-    USED("poll-us", FLAG_I64, poll_us, "-1",
-         "how long a core that expects an answer spins before it sleeps; -1 = 50 when a CPU is "
-         "left for others, else 0"),
+    USED("poll-us", FLAG_U64, poll_us, "100",
+         "how long a core that expects an answer looks for it before it sleeps; 0 = not at all"),
     TEXT("compression", compression, "lz4", "of table blocks: none, lz4 or zstd"),
 
     IGNORED("grpc-keepalive-min-time", FLAG_DURATION), /* pings are never punished */
@@ -638,6 +637,8 @@ static int config_check(struct config *config, char *reason, size_t reason_bytes
         wrong = "--listen-peer-urls must name at least one address";
     else if (config->cores > CONFIG_CORES_MAX)
         wrong = "--cores is above 32";
+    else if (config->poll_us > CONFIG_POLL_US_MAX)
+        wrong = "--poll-us must be at most 1000000, a second";
     else if (config->heartbeat_interval_ms == 0 ||
              config->election_timeout_ms < 5 * config->heartbeat_interval_ms)
         wrong = "--election-timeout must be at least 5 times --heartbeat-interval";

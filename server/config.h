@@ -61,14 +61,15 @@ struct config {
     /* ours */
     uint64_t cores;        /* 0: one per usable CPU, at most CONFIG_CORES_MAX */
     uint64_t memory_limit; /* bytes; 0: a quarter of the machine's memory, at most 2 GiB */
-    int64_t poll_us;       /* -1: chosen from the machine */
+    uint64_t poll_us;
     char compression[CONFIG_TEXT_BYTES]; /* none, lz4, zstd */
 
     char warnings[CONFIG_WARNINGS_MAX][CONFIG_TEXT_BYTES];
     uint32_t warning_count;
 };
 
-#define CONFIG_CORES_MAX 32
+#define CONFIG_CORES_MAX   32
+#define CONFIG_POLL_US_MAX 1000000
 
 /* `arguments` without the program's name; `environment` as main()'s third argument, or NULL. */
 must_check int config_load(struct config *config, int argument_count, char *const *arguments,

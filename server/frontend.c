@@ -247,14 +247,24 @@ static void on_sweep(struct timer *timer)
     timer_start(core_timers(frontend->core), timer, now_ns + SWEEP_INTERVAL_NS);
 }
 
+/* The raft core and the disk answer soon, and a client that was answered soon asks again. */
+static bool expects_soon(struct frontend *frontend)
+{
+    uint64_t sent_bytes = rpc_server_stats(frontend->server)->sent_bytes;
+    uint64_t now_ns = core_now_ns(frontend->core);
+    if (sent_bytes != frontend->sent_bytes_seen) {
+        frontend->sent_bytes_seen = sent_bytes;
+        frontend->answered_ns = now_ns;
+    }
+    return frontend->answered_ns == now_ns || frontend->in_flight > 0 ||
+           !queue_is_empty(&frontend->outstanding);
+}
+
 static void on_turn_end(void *context)
 {
     struct frontend *frontend = context;
     reads_ask(frontend);
-    if (frontend->in_flight > 0 || !queue_is_empty(&frontend->outstanding))
-        core_expect_soon(frontend->core, true);
-    else if (core_id(frontend->core) != frontend->node->map.raft)
-        core_expect_soon(frontend->core, false);
+    core_expect_soon(frontend->core, frontend->server != NULL && expects_soon(frontend));
 }
 
 /* ---- sockets -------------------------------------------------------------------------------- */

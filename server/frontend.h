@@ -33,6 +33,8 @@ struct frontend {
     struct queue gathered;    /* linearizable reads of this round, not asked for yet */
     struct queue outstanding; /* asked for, in order of batches */
     uint64_t batch;
+    uint64_t sent_bytes_seen; /* of the server's, at the end of the last round */
+    uint64_t answered_ns;     /* the turn that saw them grow */
 
     struct proposal *oldest, *newest; /* in flight, by age */
     uint64_t in_flight;

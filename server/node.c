@@ -30,8 +30,7 @@
 #define NODE_STOP_POLL_NS (50 * NS_PER_MS)
 #define START_WAIT_NS_MAX (5 * NS_PER_S)
 #define NODE_FIBERS_MAX   4096 /* of a core */
-#define NODE_POLL_US      50
-#define LEVEL0_TABLES     12 /* memtables are small: the processor's cache holds their keys */
+#define LEVEL0_TABLES     12   /* memtables are small: the processor's cache holds their keys */
 
 /* A stack is two mappings, with its guard page, and is kept for good. The kernel allows a process
  * 65530 of them (vm.max_map_count): the stacks of all cores leave some to the heap. */
@@ -71,15 +70,6 @@ static size_t heads_bytes(const struct node *node)
     return bytes;
 }
 
-/* A core that spins takes nothing from others where a CPU is left for them: the kernel's threads
- * that complete its writes, and clients on the same machine. */
-static uint32_t poll_us(const struct node *node, uint32_t cpu_count)
-{
-    if (node->config->poll_us >= 0)
-        return (uint32_t)node->config->poll_us;
-    return cpu_count > node->core_count ? NODE_POLL_US : 0;
-}
-
 void node_core_options(const struct node *node, uint32_t core, uint32_t cpu_count,
                        struct core_options *options)
 {
@@ -97,7 +87,7 @@ void node_core_options(const struct node *node, uint32_t core, uint32_t cpu_coun
                 .buffer_bytes = core == map->log || core == map->compaction ? 4 * MIB : 2 * MIB,
                 .recv_buffer_bytes = 16 * 1024,
                 .recv_buffer_count = connections || core == map->raft ? 64 : 8,
-                .poll_us = poll_us(node, cpu_count),
+                .poll_us = (uint32_t)node->config->poll_us,
             },
     };
 }

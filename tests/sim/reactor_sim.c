@@ -319,6 +319,8 @@ bool reactor_sim_wake_pending(const struct reactor *reactor)
            reactor->completion_count > 0;
 }
 
+void reactor_yield(struct reactor *reactor maybe_unused) {}
+
 void reactor_interrupt(struct reactor *reactor)
 {
     sim_core_rouse(core_of(reactor), reactor->node->world->now_ns);

@@ -2,8 +2,10 @@
 #include <criterion/criterion.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/time.h>
+#include <time.h>
 
 #include "core/core.h"
 #include "core/prng.h"
@@ -13,6 +15,7 @@ enum { KIND_PING, KIND_PONG, KIND_COUNTED };
 static struct core *core_open(struct mesh *mesh, uint32_t id, uint32_t poll_us)
 {
     struct core_options options = {
+        .cpu_count = mesh_core_count(mesh), /* it may spin, also where a test has pinned it */
         .reactor = {.core = id,
                     .core_count = mesh_core_count(mesh),
                     .files_max = 64,
@@ -37,6 +40,15 @@ static struct core *core_open_alone(void)
     struct reactor *reactor = core_reactor(core);
     reactor_link(reactor, &reactor, 1);
     return core;
+}
+
+/* This thread, and those that it starts from now on, share one CPU. */
+static void pin_to_one_cpu(void)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    CPU_SET((size_t)sched_getcpu(), &set);
+    cr_assert_eq(sched_setaffinity(0, sizeof(set), &set), 0);
 }
 
 static void core_close_alone(struct core *core)
@@ -400,4 +412,59 @@ Test(core, ping_pong_between_spinners)
 {
     struct pair pair = {.rounds = PAIR_ROUNDS, .poll_us = 50, .expecting = true};
     pair_ping_pong(&pair);
+}
+
+/* A spinner lets the other run at once, so a round costs what the round costs. One that does not
+ * burns the CPU until the kernel takes it away, a millisecond at the least. */
+Test(core, spinners_on_one_cpu_give_way)
+{
+    struct pair pair = {.rounds = PAIR_ROUNDS / 10, .poll_us = 100 * 1000, .expecting = true};
+    struct timespec used;
+    pin_to_one_cpu();
+    pair_ping_pong(&pair);
+    cr_assert_eq(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used), 0);
+    uint64_t used_ns = (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
+    cr_expect_lt(used_ns / pair.rounds, NS_PER_MS);
+}
+
+static void *burn(void *argument)
+{
+    const bool *stop = argument;
+    while (!__atomic_load_n(stop, __ATOMIC_RELAXED))
+        ;
+    return NULL;
+}
+
+static void expect_always(void *context)
+{
+    core_expect_soon(context, true);
+}
+
+static void stop_core(struct timer *timer maybe_unused)
+{
+    core_stop(core_current());
+}
+
+/* Where something else wants the CPU, a core that waits sleeps rather than spins. */
+Test(core, spin_ends_where_others_need_the_cpu)
+{
+    struct mesh *mesh = NULL;
+    struct core_stats stats;
+    struct timer timer;
+    pthread_t thread;
+    bool stop = false;
+    pin_to_one_cpu();
+    cr_assert_eq(mesh_create(1, 8, &mesh), 0);
+    struct core *core = core_open(mesh, 0, 1000 * 1000);
+    cr_assert_eq(pthread_create(&thread, NULL, burn, &stop), 0);
+    core_on_turn_end(core, expect_always, core);
+    timer_init(&timer, stop_core);
+    timer_start(core_timers(core), &timer, core_now_ns(core) + 500 * NS_PER_MS);
+    (void)core_turn(core, false); /* says what it expects */
+    core_run(core);
+    core_stats(core, &stats);
+    cr_expect_gt(stats.sleep_ns, 250 * NS_PER_MS);
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    pthread_join(thread, NULL);
+    core_close_alone(core);
 }
