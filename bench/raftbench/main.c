@@ -55,7 +55,8 @@ static void *thread_run(void *argument)
                                                     .files_max = options.connections + 64,
                                                     .buffer_bytes = 2 * MIB,
                                                     .recv_buffer_bytes = 16 * 1024,
-                                                    .recv_buffer_count = 256}};
+                                                    .recv_buffer_count = 256,
+                                                    .poll_us = options.poll_us}};
     pin(self->index);
     self->error = core_create(&core_options, mesh, &core, reason, sizeof(reason));
     if (self->error < 0) {

@@ -3,6 +3,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#define POLL_US_DEFAULT 100
+
 static const char *const operation_names[BENCH_OPERATION_COUNT] = {
     [BENCH_PUT] = "put",     [BENCH_GET] = "get",     [BENCH_GET_SERIALIZABLE] = "get-serializable",
     [BENCH_MIXED] = "mixed", [BENCH_RANGE] = "range", [BENCH_TXN] = "txn",
@@ -64,6 +66,7 @@ static void print_help(void)
          "  --dist uniform|zipf|seq   of keys [uniform]\n"
          "  --conns N --inflight N    requests in flight on each connection\n"
          "  --threads N --cpu N       load threads [1]; pin them from CPU N on\n"
+         "  --poll-us N               how long they look for replies before they sleep [100]\n"
          "  --rate N                  open loop: operations per second, latency from the intended\n"
          "                            start; 0 = closed loop\n"
          "  --seconds N or --ops N, --warmup N\n"
@@ -126,6 +129,7 @@ static bool parse_flag(struct options *options, const char *flag, const char *va
         uint64_t max;
     } numbers[] = {
         {"--conns", &options->connections, NULL, 100000},
+        {"--poll-us", &options->poll_us, NULL, 1000000},
         {"--inflight", &options->in_flight, NULL, 4096},
         {"--threads", &options->threads, NULL, BENCH_THREADS_MAX},
         {"--rate", NULL, &options->rate_per_s, 100000000},
@@ -223,7 +227,8 @@ bool options_parse(struct options *options, int argc, char **argv, bool *exit_no
                                 .value_bytes = 256,
                                 .read_percent = 50,
                                 .seed = 1,
-                                .cpu = -1};
+                                .cpu = -1,
+                                .poll_us = POLL_US_DEFAULT};
     *exit_now = argc == 0 || strcmp(argv[0], "list") == 0 || strcmp(argv[0], "help") == 0 ||
                 strcmp(argv[0], "--help") == 0;
     if (*exit_now) {

@@ -49,6 +49,7 @@ struct options {
     uint64_t seed;
     uint64_t load_keys; /* put this many keys first, sequentially, untimed */
     int cpu;            /* pin threads from this CPU on; -1: not pinned */
+    uint32_t poll_us;   /* how long a thread looks for replies before it sleeps */
     bool json, quiet;
 };
 

@@ -235,6 +235,12 @@ static int link_init(struct worker *worker, struct worker_link *link, const char
                      &link->link);
 }
 
+static void on_turn_end(void *context)
+{
+    struct worker *worker = context;
+    core_expect_soon(worker->core, worker->in_flight > 0);
+}
+
 int worker_init(struct worker *worker, const struct options *options, struct core *core,
                 uint32_t thread, uint64_t (*cpu_clock)(void))
 {
@@ -263,6 +269,7 @@ int worker_init(struct worker *worker, const struct options *options, struct cor
         if (error < 0)
             return error;
     }
+    core_on_turn_end(core, on_turn_end, worker);
     timer_init(&worker->timer, on_tick);
     timer_start(core_timers(core), &worker->timer, core_now_ns(core));
     return 0;
