@@ -179,13 +179,16 @@ enum wal_header_status wal_block_decode(const uint8_t *bytes, struct wal_block *
 
 uint32_t wal_record_encode(const struct entry *entry, uint32_t seed, uint8_t *bytes)
 {
-    le64_store(bytes + RECORD_INDEX, entry->index);
-    le64_store(bytes + RECORD_TERM, entry->term);
-    le32_store(bytes + RECORD_PAYLOAD_BYTES, entry->payload_bytes);
-    le32_store(bytes + RECORD_PAYLOAD_CRC, entry->payload_crc);
-    le32_store(bytes + RECORD_TYPE, entry->type);
-    uint32_t crc = crc32c(seed, bytes, RECORD_CRC);
-    le32_store(bytes + RECORD_CRC, crc);
+    uint8_t record[WAL_RECORD_BYTES];
+    le64_store(record + RECORD_INDEX, entry->index);
+    le64_store(record + RECORD_TERM, entry->term);
+    le32_store(record + RECORD_PAYLOAD_BYTES, entry->payload_bytes);
+    le32_store(record + RECORD_PAYLOAD_CRC, entry->payload_crc);
+    le32_store(record + RECORD_TYPE, entry->type);
+    uint32_t crc = crc32c(seed, record, RECORD_CRC);
+    le32_store(record + RECORD_CRC, crc);
+    /* Only stored to, never read back: the disk read this buffer last, so no cache here has it. */
+    memcpy(bytes, record, sizeof(record));
     return crc;
 }
 
