@@ -347,6 +347,7 @@ static void core_run_background(struct core *core, bool busy)
 {
     if (!fiber_any_ready(core, FIBER_BACKGROUND))
         return;
+    reactor_yield(core->reactor); /* whoever shares the CPU goes first, a client for example */
     uint64_t turn_deadline_ns = core->turn_deadline_ns;
     if (busy) {
         core->turn_deadline_ns =
