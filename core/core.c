@@ -12,12 +12,15 @@
 #define CORE_DRAIN_BATCH        64 /* messages from one ring in one round */
 #define CORE_OVERFLOW_MIN       64
 
-/* Spinning adapts to what it finds, in steps of this many spins. */
-#define CORE_SPIN_WINDOW        32
+/* Spinning is judged by what it finds. */
+#define CORE_SPIN_WINDOW        32 /* spins */
 #define CORE_SPIN_WORTH_PERCENT 20
-#define CORE_SPIN_RESTORE_PARTS 8                 /* of poll_us, per window that was worth it */
-#define CORE_SPIN_CROWDED_NS    (100 * NS_PER_US) /* away so long: others need the CPU more */
-#define CORE_SPIN_RETRY_SLEEPS  1024 /* a budget that fell to zero is tried again after these */
+#define CORE_SPIN_CROWDED_MAX   8    /* one after the other */
+#define CORE_SPIN_REST_SLEEPS   1024 /* without a spin, after a window that was not worth it */
+#define CORE_SPIN_LOST_SLEEPS   (16 * 1024) /* the same, where somebody never waits */
+
+#define CORE_CROWDED_NS (1000 * NS_PER_US) /* a yield that took so long met others in need */
+#define CORE_WAYS_KEPT  64                 /* turns without another one before background work */
 
 static _Thread_local struct core *current_core;
 
@@ -62,9 +65,10 @@ int core_create(const struct core_options *options, struct mesh *mesh, struct co
         goto fail_fibers;
     uint32_t cpu_count =
         options->cpu_count != 0 ? options->cpu_count : reactor_cpu_count(core->reactor);
-    if (core->core_count <= cpu_count)
-        core->spin.budget_ns_max = options->reactor.poll_us * NS_PER_US;
-    core->spin.budget_ns = core->spin.budget_ns_max;
+    /* A control group whose quota spins use up is stopped as a whole for what is left of a period.
+     */
+    if (core->core_count <= u64_min(cpu_count, reactor_cpu_quota(core->reactor)))
+        core->spin.budget_ns = options->reactor.poll_us * NS_PER_US;
     core->logger = logger_create(core->reactor);
     core_set_current(core);
     *core_out = core;
@@ -277,52 +281,64 @@ void core_sleep_end(struct core *core)
     mesh_sleep_end(core->mesh, core->id);
 }
 
-/* A spin that finds nothing costs somebody else's CPU time: so the budget follows the share of
- * useful spins. */
-static void core_spin_adapt(struct core_spin *spin, bool found)
+/* A spin that finds nothing costs somebody else's CPU time, and one that loses the CPU to somebody
+ * who never waits delays what it looks for: then the core sleeps at once for a while. */
+static void core_spin_judge(struct core_spin *spin, bool found)
 {
     spin->found += found;
-    if (++spin->tried < CORE_SPIN_WINDOW)
+    spin->tried++;
+    bool lost = spin->crowded == CORE_SPIN_CROWDED_MAX;
+    if (!lost && spin->tried < CORE_SPIN_WINDOW)
         return;
-    if (spin->found * 100 < CORE_SPIN_WORTH_PERCENT * CORE_SPIN_WINDOW) {
-        spin->budget_ns /= 2;
-        if (spin->budget_ns < NS_PER_US)
-            spin->budget_ns = 0;
-    } else {
-        spin->budget_ns = u64_min(spin->budget_ns_max,
-                                  spin->budget_ns + spin->budget_ns_max / CORE_SPIN_RESTORE_PARTS);
-    }
+    if (lost)
+        spin->rest = CORE_SPIN_LOST_SLEEPS;
+    else if (spin->found * 100 < CORE_SPIN_WORTH_PERCENT * CORE_SPIN_WINDOW)
+        spin->rest = CORE_SPIN_REST_SLEEPS;
     spin->tried = spin->found = 0;
+    if (lost)
+        spin->crowded = 0;
+}
+
+/* Lets others of this CPU run. False: they took so long that they need it more than a core that
+ * only waits. */
+static bool core_give_way(struct core *core)
+{
+    uint64_t before_ns = reactor_clock_ns(core->reactor);
+    reactor_yield(core->reactor);
+    return reactor_clock_ns(core->reactor) - before_ns < CORE_CROWDED_NS;
+}
+
+static uint32_t core_look(struct core *core, bool *found)
+{
+    uint32_t completions = reactor_poll(core->reactor, false, 0);
+    *found = completions > 0 || core_has_work(core);
+    return completions;
 }
 
 /* Looks for work without sleeping for a while. Returns the completions found; `*found` also when
  * it was mail. What it waits for may need this very CPU first, the kernel's threads that complete a
- * write as well as a client: it lets them through each time, and gives up where they take long. */
+ * write as well as a client: it lets them through each time, and sleeps where the CPU is wanted. */
 static uint32_t core_spin(struct core *core, bool *found)
 {
     struct core_spin *spin = &core->spin;
     *found = false;
-    if (!core->expecting_soon || spin->budget_ns_max == 0)
+    if (!core->expecting_soon || spin->budget_ns == 0)
         return 0;
-    if (spin->budget_ns == 0) {
-        if (++spin->skipped < CORE_SPIN_RETRY_SLEEPS)
-            return 0;
-        spin->skipped = 0;
-        spin->budget_ns = spin->budget_ns_max / CORE_SPIN_RESTORE_PARTS;
+    if (spin->rest > 0) {
+        spin->rest--;
+        return 0;
     }
-    uint64_t now_ns = reactor_clock_ns(core->reactor), before_ns;
-    uint64_t end_ns = u64_min(now_ns + spin->budget_ns, timer_heap_next_ns(&core->timers));
-    uint32_t completions;
-    do {
-        completions = reactor_poll(core->reactor, false, 0);
-        *found = completions > 0 || core_has_work(core);
-        if (*found)
-            break;
-        reactor_yield(core->reactor);
-        before_ns = now_ns;
-        now_ns = reactor_clock_ns(core->reactor);
-    } while (now_ns < end_ns && now_ns - before_ns < CORE_SPIN_CROWDED_NS);
-    core_spin_adapt(spin, *found);
+    uint32_t completions = core_look(core, found);
+    bool waited = !*found, crowded = false;
+    uint64_t end_ns = u64_min(reactor_clock_ns(core->reactor) + spin->budget_ns,
+                              timer_heap_next_ns(&core->timers));
+    while (!*found && !crowded && reactor_clock_ns(core->reactor) < end_ns) {
+        crowded = !core_give_way(core);
+        completions = core_look(core, found);
+    }
+    if (waited)
+        spin->crowded = crowded ? spin->crowded + 1 : 0;
+    core_spin_judge(spin, *found);
     return completions;
 }
 
@@ -341,13 +357,27 @@ static uint32_t core_sleep(struct core *core)
 
 /* ---- the turn ------------------------------------------------------------------------------- */
 
+/* Whoever shares the CPU goes before background work, a client for example, unless they leave it
+ * little. What this turn has to submit and what it was woken for does not wait for them. */
+static uint32_t core_background_gives_way(struct core *core)
+{
+    if (!fiber_any_ready(core, FIBER_BACKGROUND))
+        return 0;
+    if (core->ways_kept > 0) {
+        core->ways_kept--;
+        return 0;
+    }
+    if (!core_give_way(core))
+        core->ways_kept = CORE_WAYS_KEPT;
+    return reactor_poll(core->reactor, false, 0);
+}
+
 /* Background fibers get what is left of the turn on an otherwise idle core, else their share. The
  * share starts when the others are through: they cannot use it up. */
 static void core_run_background(struct core *core, bool busy)
 {
     if (!fiber_any_ready(core, FIBER_BACKGROUND))
         return;
-    reactor_yield(core->reactor); /* whoever shares the CPU goes first, a client for example */
     uint64_t turn_deadline_ns = core->turn_deadline_ns;
     if (busy) {
         core->turn_deadline_ns =
@@ -392,6 +422,7 @@ bool core_turn(struct core *core, bool may_sleep)
         completions = core_sleep(core);
     else if (completions == 0)
         completions = reactor_poll(core->reactor, false, 0);
+    completions += core_background_gives_way(core);
 
     core->turn_started_ns = reactor_now_ns(core->reactor);
     core->turn_deadline_ns = core->turn_started_ns + core->turn_budget_ns;

@@ -73,7 +73,8 @@ must_check bool core_send(struct core *core, uint32_t to, const struct mesh_mess
  * elsewhere. */
 void core_post(struct core *core, uint32_t to, const struct mesh_message *message);
 
-/* An idle core whose roles expect an answer soon (a disk write, a peer) may spin before sleeping.
+/* An idle core whose roles expect something soon (a disk write, another core's answer, the next
+ * request of a client) looks for it before sleeping, and lets others of its CPU run meanwhile.
  * Forgotten at the end of each round, and true when any role says so: call it in a turn-end hook,
  * every time, for as long as it holds. */
 void core_expect_soon(struct core *core, bool expecting);

@@ -63,11 +63,12 @@ struct core_overflow {
     uint32_t first, count, capacity;
 };
 
-/* How long to look for work before a sleep, when some is expected; see core_spin_adapt(). */
+/* How long to look for work before a sleep, when some is expected; see core_spin_judge(). */
 struct core_spin {
-    uint64_t budget_ns, budget_ns_max;
+    uint64_t budget_ns;
     uint32_t tried, found; /* in this window */
-    uint32_t skipped;      /* sleeps since the budget fell to zero */
+    uint32_t crowded;      /* of the last ones that waited, without a gap */
+    uint32_t rest;         /* sleeps to come without a spin */
 };
 
 struct core {
@@ -93,6 +94,7 @@ struct core {
 
     struct core_spin spin;
     bool expecting_soon; /* core_expect_soon(), since the last round began */
+    uint32_t ways_kept;  /* turns in which background work does not let others go first */
     struct logger *logger;
     _Atomic bool stop;
     struct core_stats stats;

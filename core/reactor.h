@@ -271,6 +271,8 @@ struct reactor_process_stats {
 };
 /* CPUs that this thread may use: its affinity mask, cut by the control group's quota. */
 uint32_t reactor_cpu_count(const struct reactor *reactor);
+/* That quota in whole CPUs, rounded up; UINT32_MAX when there is none. */
+uint32_t reactor_cpu_quota(const struct reactor *reactor);
 
 void reactor_process_stats(struct reactor *reactor, struct reactor_process_stats *stats);
 

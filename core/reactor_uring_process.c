@@ -7,8 +7,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* The CPU bandwidth of our control group in whole CPUs, rounded up; UINT32_MAX when unlimited. */
-static uint32_t process_cpu_quota(void)
+uint32_t reactor_cpu_quota(const struct reactor *reactor maybe_unused)
 {
     FILE *file = fopen("/sys/fs/cgroup/cpu.max", "re");
     if (file == NULL)
@@ -23,12 +22,11 @@ static uint32_t process_cpu_quota(void)
 
 uint32_t reactor_cpu_count(const struct reactor *reactor)
 {
-    (void)reactor;
     cpu_set_t set;
     uint32_t usable = 1;
     if (sched_getaffinity(0, sizeof(set), &set) == 0)
         usable = (uint32_t)CPU_COUNT(&set);
-    return (uint32_t)u64_min(usable, process_cpu_quota());
+    return (uint32_t)u64_min(usable, reactor_cpu_quota(reactor));
 }
 
 static int64_t process_start_wall_ns(void)

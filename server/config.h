@@ -61,7 +61,7 @@ struct config {
     /* ours */
     uint64_t cores;        /* 0: one per usable CPU, at most CONFIG_CORES_MAX */
     uint64_t memory_limit; /* bytes; 0: a quarter of the machine's memory, at most 2 GiB */
-    uint64_t poll_us;
+    uint64_t poll_us;      /* how long a core looks for what it expects before it sleeps */
     char compression[CONFIG_TEXT_BYTES]; /* none, lz4, zstd */
 
     char warnings[CONFIG_WARNINGS_MAX][CONFIG_TEXT_BYTES];

@@ -33,6 +33,7 @@
 #include "net/rpc.h"
 
 #define ECHO_FILES_MAX 4096
+#define ECHO_POLL_US   100
 
 static struct core *echo_core; /* for the signal handler */
 
@@ -151,6 +152,12 @@ static error_t echo_parse(int key, char *value, struct argp_state *state)
     return ARGP_ERR_UNKNOWN;
 }
 
+/* Requests and replies, all the time: neither side sleeps before it has looked for the next. */
+static void echo_expects(void *context)
+{
+    core_expect_soon(context, true);
+}
+
 int main(int argc, char **argv)
 {
     struct echo_arguments arguments = {
@@ -165,7 +172,8 @@ int main(int argc, char **argv)
                                                .files_max = ECHO_FILES_MAX,
                                                .buffer_bytes = MIB,
                                                .recv_buffer_bytes = 32 * 1024,
-                                               .recv_buffer_count = 64},
+                                               .recv_buffer_count = 64,
+                                               .poll_us = ECHO_POLL_US},
                                    .fibers_max = 4};
     struct mesh *mesh = NULL;
     char reason[256] = "";
@@ -177,6 +185,7 @@ int main(int argc, char **argv)
         return 1;
     }
     core_set_current(echo_core);
+    core_on_turn_end(echo_core, echo_expects, echo_core);
     struct io_address address;
     error = reactor_resolve(core_reactor(echo_core), arguments.host, arguments.port, &address);
     signal(SIGINT, echo_stop);

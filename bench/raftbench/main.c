@@ -49,14 +49,16 @@ static void *thread_run(void *argument)
     struct thread *self = argument;
     struct core *core;
     char reason[512];
-    struct core_options core_options = {.fibers_max = 16,
-                                        .reactor = {.core = self->index,
-                                                    .core_count = options.threads,
-                                                    .files_max = options.connections + 64,
-                                                    .buffer_bytes = 2 * MIB,
-                                                    .recv_buffer_bytes = 16 * 1024,
-                                                    .recv_buffer_count = 256,
-                                                    .poll_us = options.poll_us}};
+    struct core_options core_options = {
+        .fibers_max = 16,
+        .cpu_count = options.cpu < 0 ? 0 : options.threads, /* pinned: one each */
+        .reactor = {.core = self->index,
+                    .core_count = options.threads,
+                    .files_max = options.connections + 64,
+                    .buffer_bytes = 2 * MIB,
+                    .recv_buffer_bytes = 16 * 1024,
+                    .recv_buffer_count = 256,
+                    .poll_us = options.poll_us}};
     pin(self->index);
     self->error = core_create(&core_options, mesh, &core, reason, sizeof(reason));
     if (self->error < 0) {

@@ -376,6 +376,11 @@ uint32_t reactor_cpu_count(const struct reactor *reactor)
     return reactor->node->core_count;
 }
 
+uint32_t reactor_cpu_quota(const struct reactor *reactor maybe_unused)
+{
+    return UINT32_MAX;
+}
+
 void reactor_process_stats(struct reactor *reactor, struct reactor_process_stats *stats)
 {
     memset(stats, 0, sizeof(*stats));

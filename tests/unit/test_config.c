@@ -58,6 +58,7 @@ Test(config, refusals_name_the_flag)
         {"unknown flag", "--no-such-flag=1", "no-such-flag"},
         {"missing value", "--name", "--name needs a value"},
         {"bad number", "--cores=x", "--cores=x"},
+        {"longer than a second", "--poll-us=1000001", "--poll-us must be at most 1000000"},
         {"TLS must not be ignored silently", "--cert-file=x", "--cert-file=x is not supported"},
         {"https too", "--listen-client-urls=https://a:1", "TLS is not supported"},
         {"no port", "--listen-client-urls=http://a", "expected http://host:port"},

@@ -468,3 +468,40 @@ Test(core, spin_ends_where_others_need_the_cpu)
     pthread_join(thread, NULL);
     core_close_alone(core);
 }
+
+static uint64_t cpu_ns_of(pthread_t thread)
+{
+    clockid_t clock;
+    struct timespec used;
+    cr_assert_eq(pthread_getcpuclockid(thread, &clock), 0);
+    cr_assert_eq(clock_gettime(clock, &used), 0);
+    return (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
+}
+
+static void work_in_background(void *argument)
+{
+    const bool *stop = argument;
+    while (!__atomic_load_n(stop, __ATOMIC_RELAXED))
+        if (fiber_should_yield())
+            fiber_yield();
+}
+
+/* Background work lets others go first, and yet has its share beside one that never waits. */
+Test(core, background_has_its_share_of_a_crowded_cpu)
+{
+    pthread_t thread;
+    bool stop = false;
+    pin_to_one_cpu();
+    struct core *core = core_open_alone();
+    cr_assert_eq(pthread_create(&thread, NULL, burn, &stop), 0);
+    cr_assert_eq(fiber_spawn(core, FIBER_BACKGROUND, work_in_background, &stop), 0);
+    uint64_t before_ns = cpu_ns_of(pthread_self());
+    while (cpu_ns_of(thread) < 500 * NS_PER_MS)
+        (void)core_turn(core, true);
+    cr_expect_gt(cpu_ns_of(pthread_self()) - before_ns, 200 * NS_PER_MS);
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    while (core_turn(core, false))
+        ;
+    pthread_join(thread, NULL);
+    core_close_alone(core);
+}
