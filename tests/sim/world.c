@@ -16,7 +16,9 @@
 #define HEAP_FAN_OUT     4
 
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+#define ABANDONED_BYTES_MAX ((size_t)65536)
 #endif
 
 static struct sim_world *current_world;
@@ -268,12 +270,22 @@ static void turn_was_fatal(struct sim_world *world)
     invariant(!core->node->running);
 }
 
+/* The frames that a longjmp() left behind, below this one: what comes to lie there is not theirs. */
+static void abandoned_frames_forget(void)
+{
+#if defined(__SANITIZE_ADDRESS__)
+    const uint8_t *here = __builtin_frame_address(0);
+    __asan_unpoison_memory_region(here - ABANDONED_BYTES_MAX, ABANDONED_BYTES_MAX);
+#endif
+}
+
 /* False: the process ended. */
 static bool take_turn(struct sim_core *core, bool *more)
 {
     struct sim_world *world = core->node->world;
     world->current = core;
     if (setjmp(turn_end) != 0) {
+        abandoned_frames_forget();
         turn_was_fatal(current_world);
         return false;
     }
