@@ -270,7 +270,7 @@ static void turn_was_fatal(struct sim_world *world)
     invariant(!core->node->running);
 }
 
-/* The frames that a longjmp() left behind, below this one: what comes to lie there is not theirs. */
+/* The frames that a longjmp() left below this one: what comes to lie there is not theirs. */
 static void abandoned_frames_forget(void)
 {
 #if defined(__SANITIZE_ADDRESS__)
