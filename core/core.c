@@ -290,13 +290,13 @@ static void core_spin_judge(struct core_spin *spin, bool found)
     bool lost = spin->crowded == CORE_SPIN_CROWDED_MAX;
     if (!lost && spin->tried < CORE_SPIN_WINDOW)
         return;
-    if (lost)
+    if (lost) {
         spin->rest = CORE_SPIN_LOST_SLEEPS;
-    else if (spin->found * 100 < CORE_SPIN_WORTH_PERCENT * CORE_SPIN_WINDOW)
-        spin->rest = CORE_SPIN_REST_SLEEPS;
-    spin->tried = spin->found = 0;
-    if (lost)
         spin->crowded = 0;
+    } else if (spin->found * 100 < CORE_SPIN_WORTH_PERCENT * CORE_SPIN_WINDOW) {
+        spin->rest = CORE_SPIN_REST_SLEEPS;
+    }
+    spin->tried = spin->found = 0;
 }
 
 /* Lets others of this CPU run. False: they took so long that they need it more than a core that

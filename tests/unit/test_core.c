@@ -414,17 +414,21 @@ Test(core, ping_pong_between_spinners)
     pair_ping_pong(&pair);
 }
 
+static uint64_t cpu_ns(clockid_t clock)
+{
+    struct timespec used;
+    cr_assert_eq(clock_gettime(clock, &used), 0);
+    return (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
+}
+
 /* A spinner lets the other run at once, so a round costs what the round costs. One that does not
  * burns the CPU until the kernel takes it away, a millisecond at the least. */
 Test(core, spinners_on_one_cpu_give_way)
 {
     struct pair pair = {.rounds = PAIR_ROUNDS / 10, .poll_us = 100 * 1000, .expecting = true};
-    struct timespec used;
     pin_to_one_cpu();
     pair_ping_pong(&pair);
-    cr_assert_eq(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &used), 0);
-    uint64_t used_ns = (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
-    cr_expect_lt(used_ns / pair.rounds, NS_PER_MS);
+    cr_expect_lt(cpu_ns(CLOCK_PROCESS_CPUTIME_ID) / pair.rounds, NS_PER_MS);
 }
 
 static void *burn(void *argument)
@@ -472,10 +476,8 @@ Test(core, spin_ends_where_others_need_the_cpu)
 static uint64_t cpu_ns_of(pthread_t thread)
 {
     clockid_t clock;
-    struct timespec used;
     cr_assert_eq(pthread_getcpuclockid(thread, &clock), 0);
-    cr_assert_eq(clock_gettime(clock, &used), 0);
-    return (uint64_t)used.tv_sec * NS_PER_S + (uint64_t)used.tv_nsec;
+    return cpu_ns(clock);
 }
 
 static void work_in_background(void *argument)
